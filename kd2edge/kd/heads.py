@@ -1,0 +1,84 @@
+"""Classifiers on an embedding: linear, and cosine heads whose margin is seen by the supervised loss only.
+
+CosFace: s·(cos θ − m), arXiv 1801.09414 eq. 4. ArcFace: s·cos(θ + m), arXiv 1801.07698 eq. 3.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kd2edge import schema
+
+
+class Head(nn.Module):
+    """Logits of `classes` classes from an embedding [N, d]; `weight` is [classes, d], `bias` [classes] or None."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def with_margin(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Logits for the supervised loss: the margin, if any, applied at each sample's own class."""
+        return logits
+
+
+class Linear(Head):
+    """g(z) = W z + b."""
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.adopt(nn.Linear(width, classes))
+
+    def adopt(self, layer: nn.Linear) -> None:
+        """Take over the parameters of a linear layer."""
+        self.weight = nn.Parameter(layer.weight.detach())
+        self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach())
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        return F.linear(embedding, self.weight, self.bias)
+
+
+class Cosine(Head):
+    """s·cos θ between the embedding and each class centre; no bias."""
+
+    def __init__(self, width: int, classes: int, scale: float, margin: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(classes, width))
+        nn.init.normal_(self.weight, std=0.01)
+        self.bias = None
+        self.scale, self.margin = scale, margin
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        return self.scale * F.linear(F.normalize(embedding), F.normalize(self.weight))
+
+
+class CosFace(Cosine):
+    """s·(cos θ − m) at the true class."""
+
+    def with_margin(self, logits: Tensor, labels: Tensor) -> Tensor:
+        own = F.one_hot(labels, logits.shape[1]).to(logits.dtype)
+        return logits - self.scale * self.margin * own
+
+
+class ArcFace(Cosine):
+    """s·cos(θ + m) at the true class; beyond θ = π − m it goes on linearly, so that it stays monotone in θ."""
+
+    def with_margin(self, logits: Tensor, labels: Tensor) -> Tensor:
+        rows = torch.arange(len(labels), device=logits.device)
+        cos = (logits[rows, labels].float() / self.scale).clamp(-1 + 1e-6, 1 - 1e-6)
+        shifted = torch.cos(torch.acos(cos) + self.margin)
+        beyond = cos <= -math.cos(self.margin)
+        shifted = torch.where(beyond, cos - self.margin * math.sin(self.margin), shifted)
+        return logits.float().index_put((rows, labels), self.scale * shifted)
+
+
+def build(spec: schema.Head, width: int, classes: int) -> Head:
+    """The head a recipe names, for embeddings of `width` dimensions."""
+    if spec.name == "linear":
+        return Linear(width, classes)
+    kind = {"cosine": Cosine, "cosface": CosFace, "arcface": ArcFace}[spec.name]
+    return kind(width, classes, spec.scale, spec.margin)

@@ -1,0 +1,21 @@
+"""The two tasks: what the supervised loss is, and which tensor ships."""
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from kd2edge.kd.net import Net, Out
+from kd2edge.schema import TaskName
+
+
+class Task:
+    """Classification ships logits, verification ships the (unnormalised) embedding; both learn by cross-entropy."""
+
+    def __init__(self, name: TaskName) -> None:
+        self.name = name
+        self.output: Literal["logits", "embedding"] = "logits" if name == "classification" else "embedding"
+
+    def supervised(self, net: Net, out: Out, labels: Tensor) -> Tensor:
+        """Cross-entropy with labels [N], the head's margin applied; a scalar, mean over the batch."""
+        return F.cross_entropy(net.head.with_margin(out.logits, labels).float(), labels)

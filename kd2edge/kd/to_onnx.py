@@ -1,0 +1,65 @@
+"""torch → ONNX: the net that ships crosses the bridge as one folded FP32 graph, compared with torch on real samples."""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+
+from kd2edge.graph import fold, load, parity
+from kd2edge.graph.run import run_onnx
+from kd2edge.kd.net import Net, Shipped
+
+OPSET = 18
+Images = npt.NDArray[np.float32]
+
+
+def export(net: Net, output: str, samples: Images, path: Path) -> tuple[Images, parity.Parity]:
+    """Write `net`'s `output` ("embedding" or "logits") as ONNX with a dynamic batch, BN folded.
+
+    `samples` float32 [N, C, H, W], N >= 2. Returns torch's outputs on them and the parity of the written file.
+    Raises `UserError` when the graph in onnxruntime is not the net: the FP32 rung of the parity ladder.
+    """
+    shipped = Shipped(net, output).eval().float()
+    with torch.no_grad():
+        reference: Images = shipped(torch.from_numpy(samples)).numpy()
+    load.save_model(fold.fold(_trace(shipped, samples)), path)
+    found = parity.compare(reference, run_onnx(path, samples))
+    parity.require(found, "fp32")
+    return reference, found
+
+
+def _trace(shipped: Shipped, samples: Images) -> onnx.ModelProto:
+    batch = torch.export.Dim("batch", min=1)
+    with _quiet():
+        program = torch.onnx.export(
+            shipped,
+            (torch.from_numpy(samples[:2]),),
+            input_names=["images"],
+            output_names=[shipped.output],
+            opset_version=OPSET,
+            dynamo=True,
+            dynamic_shapes={"images": {0: batch}},
+            verbose=False,
+        )
+    assert program is not None
+    return program.model_proto
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter warns of its own internals and prints progress; what matters is checked by the parity ladder."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,228 @@
+"""The only training loop. It knows stages, not methods, and resumes bit-exactly.
+
+Whatever is random is drawn from (seed, stage, epoch, step), never from a generator's history, so a resumed run sees the
+same order, augmentation and dropout as one that was never interrupted.
+"""
+
+import json
+import math
+import signal
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kd2edge import schema
+from kd2edge.data import Split
+from kd2edge.errors import UserError
+from kd2edge.files import append, write_atomic
+from kd2edge.kd import checkpoint
+from kd2edge.kd.augment import prepare
+from kd2edge.kd.method import Batch, Stage
+from kd2edge.kd.schedule import learning_rate, optimizer
+from kd2edge.progress import Progress
+
+
+class Trainer:
+    """Trains stages on one split, with its checkpoints and log in one folder.
+
+    `folder/<stage>.safetensors` holds a finished stage, `folder/<stage>.partial.safetensors` an unfinished one; `log`
+    gets one JSON line per epoch.
+    """
+
+    def __init__(
+        self,
+        data: Split,
+        how: schema.Preprocessing,
+        plan: schema.Train,
+        seed: int,
+        folder: Path,
+        log: Path,
+        progress: Progress,
+    ) -> None:
+        self.data, self.how, self.plan, self.seed = data, how, plan, seed
+        self.folder, self.log, self.progress = folder, log, progress
+
+    def run(self, stage: Stage) -> None:
+        """Train a stage to its end, or load it where an earlier process finished it.
+
+        Raises `UserError` on a non-finite loss, naming stage, epoch and step; KeyboardInterrupt after saving.
+        """
+        done = self.folder / f"{stage.name}.safetensors"
+        if done.exists():
+            stage.learner.load_state_dict(checkpoint.read(done)["learner"])
+            self.progress.say(f"stage {stage.name}: finished earlier, taken from {done}")
+            return
+        _Training(self, stage).run()
+        checkpoint.write({"learner": stage.learner.state_dict()}, done)
+        self.partial(stage).unlink(missing_ok=True)
+
+    def partial(self, stage: Stage) -> Path:
+        return self.folder / f"{stage.name}.partial.safetensors"
+
+
+class _Training:
+    """One stage in progress: its optimiser and where it stands (`epoch`, `step` within it)."""
+
+    def __init__(self, trainer: Trainer, stage: Stage) -> None:
+        plan = stage.schedule or trainer.plan
+        self.trainer, self.stage, self.plan = trainer, stage, plan
+        self.batch = min(plan.batch, len(trainer.data))
+        self.epochs = max(1, round(plan.epochs * stage.share))
+        self.steps = len(trainer.data) // self.batch
+        self.precision = precision(plan.precision)
+        self.optimizer = optimizer(stage.learner, plan)
+        self.epoch = self.step = 0
+        self.sums: dict[str, float] = {}
+        self.seconds = 0.0
+
+    def run(self) -> None:
+        self._restore()
+        self.stage.learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.trainer.progress.start(f"{self.stage.name}", self.epochs * self.steps)
+        self.trainer.progress.advance(self.epoch * self.steps + self.step)
+        with _stop_at_step() as stop:
+            while self.epoch < self.epochs:
+                self._epoch(stop)
+                self._log()
+                self.epoch, self.step, self.sums, self.seconds = self.epoch + 1, 0, {}, 0.0
+                if self.epoch < self.epochs:
+                    self._save()
+
+    def _epoch(self, stop: threading.Event) -> None:
+        self.stage.learner.train()
+        for module in self.stage.frozen:
+            module.eval()
+        order = np.random.default_rng(self._entropy(self.epoch)).permutation(len(self.trainer.data))
+        began = time.perf_counter()
+        for images, labels in self._batches(order):
+            self._step(images, labels)
+            self.step += 1
+            if stop.is_set():
+                self.seconds += time.perf_counter() - began
+                self._save()
+                raise KeyboardInterrupt
+        self.seconds += time.perf_counter() - began
+
+    def _step(self, images: Tensor, labels: Tensor) -> None:
+        entropy = self._entropy(self.epoch, self.step)
+        torch.manual_seed(entropy[0] ^ zlib.crc32(repr(entropy).encode()))
+        generator = torch.Generator().manual_seed(zlib.crc32(repr(entropy).encode()))
+        batch = Batch(prepare(images, self.plan.augment, self.trainer.how, generator), labels)
+        rate = learning_rate(self.plan, self.epoch + self.step / self.steps, self.epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        began = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16"):
+            losses = self.stage.losses(batch)
+        total = torch.stack(list(losses.values())).sum()
+        self._require_finite(total, losses)
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call, unused-ignore]
+        if self.plan.clip is not None:
+            nn.utils.clip_grad_norm_(self.stage.learner.parameters(), self.plan.clip)
+        self.optimizer.step()
+        for name, value in {"loss": total, **losses}.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value.item()
+        rate = len(labels) / (time.perf_counter() - began)
+        self.trainer.progress.advance(
+            1, epoch=f"{self.epoch + 1}/{self.epochs}", loss=self.sums["loss"] / (self.step + 1), images_per_second=rate
+        )
+
+    def _require_finite(self, total: Tensor, losses: dict[str, Tensor]) -> None:
+        if not math.isfinite(total.item()):
+            bad = ", ".join(f"{name} = {value.item():g}" for name, value in losses.items())
+            where = f"stage {self.stage.name}, epoch {self.epoch + 1}, step {self.step + 1}"
+            raise UserError(
+                f"The loss is not finite in {where} ({bad}).",
+                "lower train.lr, add train.warmup or set train.clip; what was saved before is kept",
+            )
+
+    def _batches(self, order: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches from the current step on, each read while the one before it is trained on."""
+        data = self.trainer.data
+        indices = [order[step * self.batch : (step + 1) * self.batch] for step in range(self.step, self.steps)]
+        with ThreadPoolExecutor(1) as reader:
+            ahead = reader.submit(data.read, indices[0])
+            for position, index in enumerate(indices):
+                images = ahead.result()
+                if position + 1 < len(indices):
+                    ahead = reader.submit(data.read, indices[position + 1])
+                yield torch.from_numpy(images), torch.from_numpy(data.labels[index])
+
+    def _entropy(self, *counters: int) -> list[int]:
+        return [self.trainer.seed, zlib.crc32(self.stage.name.encode()), *counters]
+
+    def _save(self) -> None:
+        tree = {
+            "learner": self.stage.learner.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "sums": self.sums,
+            "seconds": self.seconds,
+        }
+        checkpoint.write(tree, self.trainer.partial(self.stage))
+
+    def _restore(self) -> None:
+        path = self.trainer.partial(self.stage)
+        if path.exists():
+            tree = checkpoint.read(path)
+            self.stage.learner.load_state_dict(tree["learner"])
+            self.optimizer.load_state_dict(tree["optimizer"])
+            self.epoch, self.step = tree["epoch"], tree["step"]
+            self.sums, self.seconds = tree["sums"], tree["seconds"]
+        self._keep_log(self.epoch)
+
+    def _log(self) -> None:
+        figures = {name: value / self.steps for name, value in self.sums.items()}
+        line: dict[str, Any] = {"stage": self.stage.name, "epoch": self.epoch + 1, **figures}
+        line |= {"lr": self.optimizer.param_groups[0]["lr"], "images": self.steps * self.batch}
+        line |= {"seconds": round(self.seconds, 3), "precision": self.precision}
+        append(self.trainer.log, json.dumps(line) + "\n")
+
+    def _keep_log(self, epochs: int) -> None:
+        """Drop log lines of epochs that will be trained again."""
+        path = self.trainer.log
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        kept = [line for line in lines if line["stage"] != self.stage.name or line["epoch"] <= epochs]
+        write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+
+def precision(wanted: str) -> str:
+    """`auto` resolved: bf16 where the processor multiplies it in hardware, else fp32."""
+    if wanted != "auto":
+        return wanted
+    capability = torch.backends.cpu.get_cpu_capability()
+    fast = "AVX512" in capability and bool(torch.cpu._is_avx512_bf16_supported())
+    return "bf16" if fast or torch.cpu._is_amx_tile_supported() else "fp32"
+
+
+@contextmanager
+def _stop_at_step() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C or SIGTERM into a flag that is read between steps; a second one stops at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,106 @@
+"""Teacher weights: embedded ones, our own checkpoints, and anybody's state dict, matched by name."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from kd2edge.errors import UserError
+from kd2edge.kd.net import Net
+from kd2edge.shelves import nearest
+
+EMBEDDED = Path(__file__).parent / "teachers"
+PREFIXES = ("module.", "model.", "net.", "_orig_mod.")
+CLASSIFIERS = ("fc", "linear", "classifier", "head", "classifier.1", "head.fc")
+
+
+def embedded() -> list[str]:
+    """Names of the weights that come with the package."""
+    return sorted(path.stem for path in EMBEDDED.glob("*.safetensors"))
+
+
+def locate(name: str) -> Path:
+    """The file of embedded weights or of a path. Raises `UserError` when there is neither."""
+    inside = EMBEDDED / f"{name}.safetensors"
+    if inside.is_file():
+        return inside
+    if Path(name).is_file():
+        return Path(name)
+    raise UserError(
+        f"There are no weights {name!r}{nearest(name, embedded())}.",
+        f"a path, or one of: {', '.join(embedded())}; null trains the teacher anew",
+    )
+
+
+def load_into(net: Net, name: str) -> Path:
+    """Load weights into a net and return the file they came from.
+
+    Tensors are matched by name, after dropping wrappers' prefixes; a foreign net's last linear layer becomes the head.
+    Raises `UserError` when the file cannot be read safely, or when a tensor is missing or has another shape.
+    """
+    path = locate(name)
+    given = {_strip(key): value for key, value in _read(path).items()}
+    wanted = net.state_dict()
+    found = {key: _find(key, given) for key in wanted}
+    missing = [key for key, value in found.items() if value is None and not key.endswith("num_batches_tracked")]
+    if missing:
+        raise UserError(
+            f"{path} does not hold this net: of {len(wanted)} tensors {len(missing)} are missing, as {missing[0]!r}.",
+            "check the model's options; its tensors are named " + ", ".join(list(given)[:3]) + ", …",
+        )
+    state = {
+        key: value.float() if value.is_floating_point() else value for key, value in found.items() if value is not None
+    }
+    wrong = [key for key, value in state.items() if value.shape != wanted[key].shape]
+    if wrong:
+        ours, theirs = tuple(wanted[wrong[0]].shape), tuple(state[wrong[0]].shape)
+        raise UserError(
+            f"{path} does not fit this net: {wrong[0]} is {theirs} in the file and {ours} in the net.",
+            "check the model's options, and that the data set has as many classes as the teacher",
+        )
+    net.load_state_dict(state, strict=False)
+    return path
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        tree: Any = load_file(path) if path.suffix == ".safetensors" else _unpickle(path)
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
+        raise UserError(f"The weights {path} cannot be read: {str(error).splitlines()[0]}.") from error
+    for key in ("state_dict", "model_state_dict", "model", "net"):
+        if isinstance(tree, Mapping) and isinstance(tree.get(key), Mapping):
+            tree = tree[key]
+    tensors = {str(k): v for k, v in tree.items() if isinstance(v, Tensor)} if isinstance(tree, Mapping) else {}
+    if not tensors:
+        raise UserError(f"{path} holds no state dict.", "save model.state_dict(), not the model")
+    return tensors
+
+
+def _unpickle(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises its own family here; the cause is always the file
+        raise ValueError(f"not loadable as plain tensors ({str(error).splitlines()[0]})") from error
+
+
+def _strip(key: str) -> str:
+    for prefix in PREFIXES:
+        key = key.removeprefix(prefix)
+    return key
+
+
+def _find(key: str, given: Mapping[str, Tensor]) -> Tensor | None:
+    names = [key, key.removeprefix("backbone."), key.removeprefix("backbone.body.")]
+    if key.startswith("head."):
+        names += [f"{name}.{key.removeprefix('head.')}" for name in CLASSIFIERS]
+    return next((given[name] for name in names if name in given), None)
+
+
+def half(module: nn.Module) -> dict[str, Tensor]:
+    """A state dict with its floating-point tensors in fp16, for weights that travel inside the package."""
+    state = module.state_dict()
+    return {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}

@@ -1,0 +1,126 @@
+"""The loop: resumed is the same as uninterrupted, bit for bit; NaN, damage and a full disk are told in a sentence."""
+
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from kd2edge.data import Split, open_source
+from kd2edge.errors import UserError
+from kd2edge.kd import checkpoint, net
+from kd2edge.kd.method import Batch, Losses, Stage
+from kd2edge.kd.tasks import Task
+from kd2edge.kd.train import Trainer
+from kd2edge.progress import Silent
+from kd2edge.schema import NetSpec, Train
+from tests import tiny
+
+pytestmark = pytest.mark.kd
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.image_folder(tmp_path_factory.mktemp("images"))
+
+
+class Interrupting(Silent):
+    """Presses Ctrl-C once, after so many steps."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def advance(self, steps: int = 1, **figures: float | str) -> None:
+        if figures:
+            self.left -= 1
+            if self.left == 0:
+                signal.raise_signal(signal.SIGINT)
+
+
+class Job:
+    """One stage of plain training of a fresh tiny net with dropout, in its own folder."""
+
+    def __init__(self, data: Path, out: Path, **train: object) -> None:
+        source = open_source({"name": "imagefolder", "path": str(data), "size": 16})
+        self.split: Split = source.split("train")
+        torch.manual_seed(0)
+        self.net = net.build(NetSpec.model_validate(tiny.net()), net.Shape(3, (16, 16), 3))
+        self.net.neck = nn.Sequential(self.net.neck, nn.Dropout(0.3))
+        plan = {"epochs": 3, "batch": 8, "lr": 0.05, "augment": {"flip": True, "crop_padding": 2}, **train}
+        self.plan, self.how, self.out = Train.model_validate(plan), source.preprocessing(), out
+        out.mkdir(exist_ok=True)
+
+    def train(self, progress: Silent | None = None, losses: object = None) -> dict[str, torch.Tensor]:
+        task = Task("classification")
+
+        def supervised(batch: Batch) -> Losses:
+            return {"ce": task.supervised(self.net, self.net(batch.images), batch.labels)}
+
+        trainer = Trainer(self.split, self.how, self.plan, 0, self.out, self.out / "log.jsonl", progress or Silent())
+        trainer.run(Stage("student", self.net, supervised))
+        return self.net.state_dict()
+
+
+def log(folder: Path) -> list[dict[str, object]]:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("after", [4, 6, 9])
+def test_resuming_is_bit_exact(folder: Path, tmp_path: Path, after: int, precision: str) -> None:
+    straight = Job(folder, tmp_path / "straight", precision=precision).train()
+    with pytest.raises(KeyboardInterrupt):
+        Job(folder, tmp_path / "resumed", precision=precision).train(Interrupting(after))
+    resumed = Job(folder, tmp_path / "resumed", precision=precision).train()
+    assert all(torch.equal(straight[key], resumed[key]) for key in straight)
+    assert log(tmp_path / "straight") == log(tmp_path / "resumed")
+    assert not list(tmp_path.rglob("*.partial.*"))
+
+
+def test_a_finished_stage_is_not_trained_again(folder: Path, tmp_path: Path) -> None:
+    first = Job(folder, tmp_path / "run").train()
+    before = (tmp_path / "run" / "log.jsonl").read_text()
+    again = Job(folder, tmp_path / "run").train()
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert (tmp_path / "run" / "log.jsonl").read_text() == before
+
+
+def test_a_loss_that_is_not_finite_stops_and_says_where(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"not finite in stage student, epoch \d, step \d \(ce = ") as caught:
+        Job(folder, tmp_path / "run", lr=1e30).train()
+    assert "lower train.lr" in str(caught.value)
+
+
+def test_a_truncated_checkpoint_is_told_and_nothing_else_is_touched(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        Job(folder, tmp_path / "run").train(Interrupting(4))
+    partial = tmp_path / "run" / "student.partial.safetensors"
+    partial.write_bytes(partial.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"checkpoint .* is damaged"):
+        Job(folder, tmp_path / "run").train()
+    partial.unlink()
+    Job(folder, tmp_path / "run").train()
+
+
+def test_checkpoints_hold_any_tree(tmp_path: Path) -> None:
+    tree = {"a": [torch.arange(3), {"b": None, 0: 1.5}], "c": "text", "d": True, "e": torch.tensor(2.0)}
+    back = checkpoint.read(checkpoint.write(tree, tmp_path / "x.safetensors"))
+    assert back["a"][1] == {"b": None, 0: 1.5}
+    assert (back["c"], back["d"], back["e"].item()) == ("text", True, 2.0)
+    assert torch.equal(back["a"][0], torch.arange(3))
+
+
+def test_the_log_tells_every_epoch(folder: Path, tmp_path: Path) -> None:
+    Job(folder, tmp_path / "run").train()
+    lines = log(tmp_path / "run")
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert all(np.isfinite(line["loss"]) and line["images"] == 40 for line in lines)  # type: ignore[call-overload]
+
+
+def test_a_batch_larger_than_the_data_is_cut(folder: Path, tmp_path: Path) -> None:
+    Job(folder, tmp_path / "run", batch=500, epochs=1).train()
+    assert log(tmp_path / "run")[0]["images"] == 44
