@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from kd2edge import __version__
-from kd2edge.errors import UserError
+from kd2edge.errors import UserError, first_line
 from kd2edge.files import sha256, write_atomic
 from kd2edge.schema import Flavour, Plugin, Precision, Preprocessing, Section, TaskName
 
@@ -82,14 +82,10 @@ def open_artifact(path: Path) -> Artifact:
     except FileNotFoundError:
         raise UserError(f"{path} has no manifest beside it ({manifest_path(path).name}).") from None
     except (OSError, ValueError, ValidationError) as error:
-        raise UserError(f"The manifest {manifest_path(path)} cannot be read: {_first_line(error)}.") from error
+        raise UserError(f"The manifest {manifest_path(path)} cannot be read: {first_line(error)}.") from error
     if sha256(path) != manifest.sha256:
         raise UserError(
             f"{path} is not the file its manifest describes: the sha256 differs.",
             "it was changed or damaged after it was written; make it again",
         )
     return Artifact(path, manifest)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).split("\n")[0]

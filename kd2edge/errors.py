@@ -44,3 +44,9 @@ class MissingExtra(UserError):
 
     def __init__(self, package: str, extra: str, use: str) -> None:
         super().__init__(f"{use} needs {package}, which is not installed.", f"pip install 'kd2edge[{extra}]'")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, without its full stop; its kind where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

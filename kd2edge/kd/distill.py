@@ -11,7 +11,7 @@ from kd2edge import artifact, shelves
 from kd2edge.data import Source, Split, normalize, open_source
 from kd2edge.errors import UserError
 from kd2edge.files import write_atomic
-from kd2edge.kd import checkpoint, net, to_onnx, weights
+from kd2edge.kd import net, to_onnx, weights
 from kd2edge.kd.method import Batch, Losses, Method, Stage
 from kd2edge.kd.tasks import Task
 from kd2edge.kd.train import Trainer
@@ -106,7 +106,7 @@ class _Work:
             return
         self.progress.say(f"{role}: exporting to ONNX and comparing with torch")
         trained.eval()
-        saved = checkpoint.write(trained.state_dict(), self.run.path / f"{role}.safetensors")
+        saved = weights.write(trained, self.run.path / f"{role}.safetensors")
         fields = {"role": role, "verb": VERB, "task": self.task.name, "output": self.task.output}
         parent = artifact.describe(saved, kind="weights", details=details, **fields)
         index = self._probe_index()

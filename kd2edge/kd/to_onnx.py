@@ -26,6 +26,8 @@ def export(net: Net, output: str, samples: Images, path: Path) -> tuple[Images, 
     Raises `UserError` when the graph in onnxruntime is not the net: the FP32 rung of the parity ladder.
     """
     shipped = Shipped(net, output).eval().float()
+    # In channels_last the exporter writes pooling as strided views, which no quantizer or builder knows.
+    shipped.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     with torch.no_grad():
         reference: Images = shipped(torch.from_numpy(samples)).numpy()
     load.save_model(fold.fold(_trace(shipped, samples)), path)

@@ -87,7 +87,8 @@ class _Training:
 
     def run(self) -> None:
         self._restore()
-        self.stage.learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for module in (self.stage.learner, *self.stage.frozen):
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.trainer.progress.start(f"{self.stage.name}", self.epochs * self.steps)
         self.trainer.progress.advance(self.epoch * self.steps + self.step)
         with _stop_at_step() as stop:

@@ -6,11 +6,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from safetensors.torch import load_file, save
+from torch import Tensor
 
-from kd2edge.errors import UserError
+from kd2edge.artifact import describe, has_manifest, open_artifact
+from kd2edge.errors import UserError, first_line
+from kd2edge.files import write_atomic
 from kd2edge.kd.net import Net
+from kd2edge.run import LEDGER, Run
 from kd2edge.shelves import nearest
 
 EMBEDDED = Path(__file__).parent / "teachers"
@@ -40,9 +43,12 @@ def load_into(net: Net, name: str) -> Path:
     """Load weights into a net and return the file they came from.
 
     Tensors are matched by name, after dropping wrappers' prefixes; a foreign net's last linear layer becomes the head.
-    Raises `UserError` when the file cannot be read safely, or when a tensor is missing or has another shape.
+    Raises `UserError` when the file cannot be read safely or is not what its manifest says, and when a tensor is
+    missing or has another shape.
     """
     path = locate(name)
+    if has_manifest(path):
+        open_artifact(path)
     given = {_strip(key): value for key, value in _read(path).items()}
     wanted = net.state_dict()
     found = {key: _find(key, given) for key in wanted}
@@ -70,7 +76,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         tree: Any = load_file(path) if path.suffix == ".safetensors" else _unpickle(path)
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
-        raise UserError(f"The weights {path} cannot be read: {str(error).splitlines()[0]}.") from error
+        raise UserError(f"The weights {path} cannot be read: {first_line(error)}.") from error
     for key in ("state_dict", "model_state_dict", "model", "net"):
         if isinstance(tree, Mapping) and isinstance(tree.get(key), Mapping):
             tree = tree[key]
@@ -84,7 +90,7 @@ def _unpickle(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises its own family here; the cause is always the file
-        raise ValueError(f"not loadable as plain tensors ({str(error).splitlines()[0]})") from error
+        raise ValueError(f"not loadable as plain tensors ({first_line(error)})") from error
 
 
 def _strip(key: str) -> str:
@@ -100,7 +106,18 @@ def _find(key: str, given: Mapping[str, Tensor]) -> Tensor | None:
     return next((given[name] for name in names if name in given), None)
 
 
-def half(module: nn.Module) -> dict[str, Tensor]:
-    """A state dict with its floating-point tensors in fp16, for weights that travel inside the package."""
-    state = module.state_dict()
-    return {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}
+def write(net: Net, path: Path) -> Path:
+    """Write a net's state dict as safetensors, under the names torch gives its tensors."""
+    state = {key: value.detach().cpu().contiguous().clone() for key, value in net.state_dict().items()}
+    return write_atomic(path, save(state))
+
+
+def embed(run: Run, name: str) -> Path:
+    """Put the student of a finished run among the embedded weights, in fp16, its ledger and log beside it."""
+    made = run.artifact("fp32", "weights")
+    state = {k: v.half() if v.is_floating_point() else v for k, v in load_file(made.path).items()}
+    path = write_atomic(EMBEDDED / f"{name}.safetensors", save(state))
+    write_atomic(EMBEDDED / f"{name}.ledger.jsonl", (run.path / LEDGER).read_bytes())
+    write_atomic(EMBEDDED / f"{name}.log.jsonl", (run.path / "log" / "fp32.jsonl").read_bytes())
+    describe(path, kind="weights", role="teacher", verb="embed", precision="fp16", parents=(made.manifest.sha256,))
+    return path

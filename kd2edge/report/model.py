@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from kd2edge.errors import UserError
+from kd2edge.errors import UserError, first_line
 from kd2edge.files import write_atomic
 from kd2edge.schema import Precision, Rule, Section, Suite
 
@@ -88,4 +88,4 @@ def read_report(path: Path) -> Report:
     except FileNotFoundError:
         raise UserError(f"There is no report {path}.", "kd2edge bench writes one") from None
     except (OSError, ValueError, ValidationError) as error:
-        raise UserError(f"{path} is not a kd2edge report: {str(error).splitlines()[0]}.") from error
+        raise UserError(f"{path} is not a kd2edge report: {first_line(error)}.") from error

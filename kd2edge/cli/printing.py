@@ -1,0 +1,85 @@
+"""What the verbs return, as documents for programs and as tables for people."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from kd2edge.errors import Exit
+
+if TYPE_CHECKING:  # to print a list of recipes needs no onnx
+    from kd2edge.artifact import Artifact
+    from kd2edge.report.model import Verdict
+    from kd2edge.run import Run
+    from kd2edge.verbs.doctor import Check
+    from kd2edge.verbs.predict import Classified, Compared
+
+COLOURS = {"ok": "green", "missing": "yellow", "broken": "red"}
+
+
+def artifact(made: "Artifact") -> dict[str, Any]:
+    return {"path": str(made.path), **made.manifest.model_dump(mode="json")}
+
+
+def run(made: "Run") -> dict[str, Any]:
+    return {"run": str(made.path), "models": {role: str(path) for role, path in made.files("onnx").items()}}
+
+
+def exit_code(verdict: "Verdict") -> Exit:
+    return {"ship": Exit.SHIP, "hold": Exit.HOLD, "undecided": Exit.UNDECIDED}[verdict.verdict]
+
+
+def names(found: Mapping[str, str]) -> RenderableType:
+    table = _grid()
+    for name, about in found.items():
+        table.add_row(Text(name, style="bold"), Text(about))
+    return table
+
+
+def checks(found: Sequence["Check"]) -> RenderableType:
+    table = _grid(columns=3)
+    for check in found:
+        detail = Text(check.detail)
+        if check.mend:
+            detail.append(f"\n{check.mend}", style="cyan")
+        table.add_row(Text(check.says, style=COLOURS[check.says]), Text(check.name, style="bold"), detail)
+    return table
+
+
+def predictions(found: "list[Classified] | Compared") -> RenderableType:
+    return _classified(found) if isinstance(found, list) else _compared(found)
+
+
+def _classified(found: "list[Classified]") -> RenderableType:
+    table = _grid(columns=3)
+    for one in found:
+        for place, (name, probability) in enumerate(one.top):
+            table.add_row(Text(one.image if place == 0 else ""), Text(f"{100 * probability:6.2f} %"), Text(name))
+    return table
+
+
+def _compared(found: "Compared") -> RenderableType:
+    table = _grid(columns=3 + len(found.images) * (len(found.images) > 1))
+    for place, (image, norm) in enumerate(zip(found.images, found.norms, strict=True)):
+        first = " ".join(f"{value:.4f}" for value in found.first[place])
+        cosines = [_cosine(found, place, other) for other in range(len(found.images))] if len(found.images) > 1 else []
+        table.add_row(Text(image), Text(f"norm {norm:.4f}"), Text(f"{first} ..."), *cosines)
+    return table
+
+
+def _cosine(found: "Compared", one: int, other: int) -> Text:
+    """The cosine of two images, and where a threshold is known whether they are the same."""
+    text = f"{found.cosine[one][other]:.4f}"
+    if found.same is None:
+        return Text(text)
+    same = found.same[one][other]
+    return Text(f"{text} {'same' if same else 'different'}", style="green" if same else "red")
+
+
+def _grid(columns: int = 2) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for column in range(columns):
+        table.add_column(no_wrap=column < columns - 1)
+    return table

@@ -1,0 +1,84 @@
+"""What the outputs of the exported file are worth: the metrics of its task, and its agreement with the FP32 file.
+
+Both are computed from arrays that a back end returned; the model that was trained is not asked.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from kd2edge.data import Split
+from kd2edge.edge.session import Floats
+from kd2edge.errors import UserError
+from kd2edge.metrics import FARS, one_shot, predictions, topk, verify
+from kd2edge.report.model import Number
+
+Z95 = 1.959964
+
+
+def score(outputs: Floats, split: Split, output: str) -> tuple[dict[str, Number], dict[str, Any]]:
+    """Numbers and conditions of float32 [N, D] outputs, which are "logits" or an "embedding", over a whole split.
+
+    For embeddings the conditions hold the numbers of pairs and the cosine `thresholds` by FAR ("1e-3").
+
+    Raises `UserError` if the outputs are not finite, or if logits are of other classes than the data's.
+    """
+    if not np.isfinite(outputs).all():
+        raise UserError("Its outputs hold NaN or infinite values.", "look at its precision and its inputs")
+    return _classification(outputs, split) if output == "logits" else _verification(outputs, split)
+
+
+def agreement(outputs: Floats, reference: Floats, output: str) -> dict[str, Number]:
+    """How near outputs come to those of the FP32 file on the same images; both float32 [N, D].
+
+    Mean cosine of embeddings, or the share of equal predictions in % of logits. Raises `UserError` where D differs.
+    """
+    if outputs.shape != reference.shape:
+        raise UserError(f"Its outputs are {outputs.shape}, those of fp32 {reference.shape}: they do not compare.")
+    if output == "logits":
+        equal = predictions(outputs) == predictions(reference)
+        return {"agreement_with_fp32": _share(float(equal.mean()), len(equal))}
+    norms = np.linalg.norm(outputs, axis=1) * np.linalg.norm(reference, axis=1)
+    cosines = np.einsum("nd,nd->n", outputs, reference) / norms
+    number = Number(value=float(cosines.mean()), unit="", n=len(cosines), better="higher")
+    return {"cosine_to_fp32": number}
+
+
+def _classification(logits: Floats, split: Split) -> tuple[dict[str, Number], dict[str, Any]]:
+    classes = len(split.classes)
+    if logits.shape[1] != classes:
+        raise UserError(f"It has {logits.shape[1]} outputs where the data has {classes} classes.")
+    ks = (1, 5) if classes >= 10 else (1,)
+    shares = topk(logits, split.labels, ks)
+    return {f"top{k}": _share(shares[k], len(logits)) for k in ks}, {"classes": classes}
+
+
+def _verification(embeddings: Floats, split: Split) -> tuple[dict[str, Number], dict[str, Any]]:
+    found = verify(embeddings, split.labels, FARS)
+    numbers = {f"tar@{_power(far)}": _tar(found.tar[far], far, found.genuine, found.impostor) for far in FARS}
+    numbers["eer"] = Number(value=100 * found.eer, unit="%", n=found.genuine + found.impostor, better="lower")
+    if {"alphabet", "writer"} <= set(split.groups):
+        shot = one_shot(embeddings, split.labels, split.groups["alphabet"], split.groups["writer"])
+        numbers["oneshot_20way"] = Number(value=100 * shot.accuracy, unit="%", n=shot.trials, better="higher")
+    thresholds = {_power(far): None if math.isnan(value) else value for far, value in found.threshold.items()}
+    return numbers, {"genuine_pairs": found.genuine, "impostor_pairs": found.impostor, "thresholds": thresholds}
+
+
+def _tar(value: float, far: float, genuine: int, impostor: int) -> Number:
+    """A TAR in percent of the genuine pairs, without an interval: pairs that share an image are not independent."""
+    if math.isnan(value):
+        note = f"a FAR of {_power(far)} needs more than the {impostor} impostor pairs there are"
+        return Number(value=None, unit="%", n=genuine, better="higher", note=note)
+    return Number(value=100 * value, unit="%", n=genuine, better="higher")
+
+
+def _power(far: float) -> str:
+    return f"1e{round(math.log10(far))}"
+
+
+def _share(share: float, n: int) -> Number:
+    """A share of n independent images in percent, with Wilson's 95 % interval (JASA 22, 1927)."""
+    spread = Z95 * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
+    low, high = ((share + Z95**2 / (2 * n) + sign * spread) / (1 + Z95**2 / n) for sign in (-1, 1))
+    return Number(value=100 * share, unit="%", n=n, low=100 * low, high=100 * high, better="higher")

@@ -1,0 +1,100 @@
+"""Which machine a number was measured on, read from /proc and /sys, so that no number travels without its device.
+
+Whatever a system does not tell is left out or null; nothing here fails. The instruction-set flags are kept because
+they decide INT8 speed on a CPU: dot products of VNNI, AMX or the ARM dot-product extension.
+"""
+
+import os
+import platform
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kd2edge import __version__
+
+FLAGS = (
+    *("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
+    *("asimd", "asimddp", "i8mm", "bf16", "sve"),
+)
+IDENTITY = ("cpu", "cores", "flags", "board", "gpus")
+
+
+def fingerprint(root: Path = Path("/")) -> dict[str, Any]:
+    """The device as JSON values: cpu, cores, flags, memory_mib, board, gpus, os, python, load, container, governor.
+
+    `cores` are those this process may use; `load` is the average over one minute at the time of asking; `root` is
+    where /proc and /sys are looked for.
+    """
+    cpuinfo = _fields(root / "proc/cpuinfo")
+    flags = cpuinfo.get("flags", cpuinfo.get("Features", "")).split()
+    return {
+        "cpu": cpuinfo.get("model name") or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "flags": [flag for flag in FLAGS if flag in flags],
+        "memory_mib": _mebibytes(_fields(root / "proc/meminfo").get("MemTotal")),
+        "board": _text(root / "proc/device-tree/model"),
+        "gpus": sorted(_gpus(root)),
+        "os": platform.platform(),
+        "python": platform.python_version(),
+        "load": _load(root),
+        "container": _container(root),
+        "governor": _text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that may change a number, of those installed."""
+    found = {"kd2edge": __version__, "numpy": np.__version__}
+    for name in ("onnxruntime", "onnx", "tensorrt", "tensorrt-rtx", "pycuda"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def difference(here: dict[str, Any], there: dict[str, Any]) -> str | None:
+    """What tells two fingerprints apart as devices, in words; None if timings on one may be held against the other."""
+    unlike = [key for key in IDENTITY if here.get(key) != there.get(key)]
+    return "; ".join(f"{key} {here.get(key)} against {there.get(key)}" for key in unlike) or None
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip("\0\n ") or None
+    except OSError:
+        return None
+
+
+def _fields(path: Path) -> dict[str, str]:
+    """The `key : value` lines of a file of /proc, the first of each key."""
+    found: dict[str, str] = {}
+    for line in (_text(path) or "").splitlines():
+        key, colon, value = line.partition(":")
+        if colon:
+            found.setdefault(key.strip(), value.strip())
+    return found
+
+
+def _mebibytes(kibibytes: str | None) -> int | None:
+    return int(kibibytes.split()[0]) // 1024 if kibibytes else None
+
+
+def _gpus(root: Path) -> Iterable[str]:
+    for path in root.glob("proc/driver/nvidia/gpus/*/information"):
+        yield _fields(path).get("Model", path.parent.name)
+
+
+def _load(root: Path) -> float | None:
+    text = _text(root / "proc/loadavg")
+    return float(text.split()[0]) if text else None
+
+
+def _container(root: Path) -> bool:
+    """A hint, not a proof: the marks that Docker, Podman and Kubernetes leave."""
+    marks = (root / ".dockerenv", root / "run/.containerenv")
+    cgroup = _text(root / "proc/1/cgroup") or ""
+    return any(mark.exists() for mark in marks) or any(word in cgroup for word in ("docker", "kubepods", "containerd"))

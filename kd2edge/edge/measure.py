@@ -1,0 +1,140 @@
+"""How latency is measured: single stream, warm by time and by stability, then long enough for the claim that is made.
+
+After MLPerf LoadGen's early stopping (arXiv 1911.02549): a p90 needs 64 samples and a p99 needs 662. Percentiles are
+nearest-rank, as in LoadGen and trtexec, with distribution-free 95 % intervals from order statistics.
+"""
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kd2edge import stats
+from kd2edge.edge.session import Floats, Session
+from kd2edge.errors import UserError
+from kd2edge.report.model import Number
+from kd2edge.schema import Latency
+
+Nanoseconds = npt.NDArray[np.int64]
+
+NEEDED = {50: 1, 90: 64, 99: 662}
+WINDOW = 50
+SETTLED = 0.01
+SETTLING_AT_MOST = 20.0
+MEASURING_AT_MOST = 6.0
+SPREAD_AT_MOST = 0.10
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Latencies of one process in nanoseconds, int64 [n], and how its warm-up went."""
+
+    ns: Nanoseconds
+    warmup: dict[str, Any]
+
+
+def measure(
+    session: Session, images: Floats, latency: Latency, clock: Callable[[], int] = time.perf_counter_ns
+) -> Samples:
+    """Time `infer` on real images, float32 [M, C, H, W], in batches of `latency.batch` that go round and round.
+
+    Warm-up lasts `warmup_ms` and until the median of 50 calls is within 1 % of that of the 50 before, but never over
+    20 times `warmup_ms`; sampling lasts `seconds` and `min_samples`, but never over 6 times `seconds`: a slow model
+    then has fewer samples, and `summary` claims less. Raises `UserError` if there are no images.
+    """
+    if not len(images):
+        raise UserError("There are no images to measure latency with.")
+    turns = cycle(_batches(images, latency.batch))
+    with _undisturbed():
+        warmup = _warm_up(session, turns, latency.warmup_ms, clock)
+        return Samples(_sample(session, turns, latency, clock), warmup)
+
+
+def summary(rounds: Sequence[Nanoseconds], batch: int) -> tuple[dict[str, Number], dict[str, Any]]:
+    """Numbers and conditions of the samples of one or more processes, int64 [n] each, pooled.
+
+    Latencies are in ms per batch, throughput in images per second. `unstable` says that the pooled interquartile
+    range, or the spread of the processes' own medians, is over a tenth of the median.
+    """
+    ms = np.sort(np.concatenate(list(rounds))) / 1e6
+    numbers = {f"latency_p{q}": _percentile(ms, q) for q in NEEDED}
+    mean = float(ms.mean())
+    numbers["latency_mean"] = Number(value=mean, unit="ms", n=len(ms), better="lower")
+    numbers["latency_std"] = Number(value=float(ms.std()), unit="ms", n=len(ms), better="lower")
+    numbers["throughput"] = Number(value=1e3 * batch / mean, unit="img/s", n=len(ms), better="higher")
+    return numbers, _steadiness(ms, [float(np.median(ns)) / 1e6 for ns in rounds])
+
+
+def _percentile(ms: npt.NDArray[np.float64], q: int) -> Number:
+    n = len(ms)
+    if n < NEEDED[q]:
+        note = f"a p{q} needs {NEEDED[q]} samples, there are {n}"
+        return Number(value=None, unit="ms", n=n, better="lower", note=note)
+    low, high = stats.percentile_interval(ms, q) or (None, None)
+    return Number(value=stats.percentile(ms, q), unit="ms", n=n, low=low, high=high, better="lower")
+
+
+def _steadiness(ms: npt.NDArray[np.float64], medians: list[float]) -> dict[str, Any]:
+    p25, p50, p75 = (stats.percentile(ms, q) for q in (25, 50, 75))
+    spread, drift = (p75 - p25) / p50, (max(medians) - min(medians)) / p50
+    return {
+        "round_medians_ms": medians,
+        "iqr_over_p50": spread,
+        "unstable": max(spread, drift) > SPREAD_AT_MOST,
+    }
+
+
+def _batches(images: Floats, size: int) -> list[Floats]:
+    """Views of the images, none of them copied unless the last batch has to be filled up from the start."""
+    needed = math.ceil(len(images) / size) * size
+    whole = images if needed == len(images) else images[np.arange(needed) % len(images)]
+    return [whole[start : start + size] for start in range(0, needed, size)]
+
+
+def _warm_up(session: Session, turns: Iterator[Floats], warmup_ms: float, clock: Callable[[], int]) -> dict[str, Any]:
+    taken: list[int] = []
+    start, settled = clock(), False
+    while True:
+        elapsed_ms = (clock() - start) / 1e6
+        if (settled and elapsed_ms >= warmup_ms) or elapsed_ms >= SETTLING_AT_MOST * warmup_ms:
+            return {"ms": elapsed_ms, "calls": len(taken), "settled": settled}
+        taken.append(_timed(session, next(turns), clock))
+        if len(taken) % WINDOW == 0 and len(taken) > WINDOW:
+            before, after = np.median(taken[-2 * WINDOW : -WINDOW]), np.median(taken[-WINDOW:])
+            settled = bool(abs(after - before) < SETTLED * before)
+
+
+def _sample(session: Session, turns: Iterator[Floats], latency: Latency, clock: Callable[[], int]) -> Nanoseconds:
+    taken: list[int] = []
+    start = clock()
+    while True:
+        taken.append(_timed(session, next(turns), clock))
+        seconds = (clock() - start) / 1e9
+        enough = seconds >= latency.seconds and len(taken) >= latency.min_samples
+        if enough or seconds >= MEASURING_AT_MOST * latency.seconds:
+            return np.array(taken, np.int64)
+
+
+def _timed(session: Session, x: Floats, clock: Callable[[], int]) -> int:
+    start = clock()
+    session.infer(x)
+    return clock() - start
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Python's own garbage collection is not the model's latency."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()

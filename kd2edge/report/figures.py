@@ -1,0 +1,106 @@
+"""How a number is written, once for the terminal and the page: few digits, its unit, and its interval to match."""
+
+import math
+from collections.abc import Iterable
+
+from kd2edge.report.model import Number, Report, Row
+from kd2edge.schema import Rule
+
+MISSING = "—"
+MARKS = {"ship": "✓", "hold": "✗", "undecided": "?", "advice": "→"}
+SIZES = ("size", "parameters", "macs", "peak_memory")
+NAMES = {
+    "cosine_to_fp32": "cosine to fp32",
+    "agreement_with_fp32": "agreement with fp32",
+    "latency_p50": "latency p50",
+    "latency_p90": "latency p90",
+    "latency_p99": "latency p99",
+    "macs": "MACs",
+    "oneshot_20way": "one-shot 20-way",
+    "peak_memory": "peak memory",
+    "top1": "top-1",
+    "top5": "top-5",
+}
+
+
+def name(metric: str) -> str:
+    """A metric's name as a person writes it: `tar@1e-3` → `TAR@1e-3`, `latency_p50` → `latency p50`."""
+    if metric.startswith(("tar@", "eer", "tpir")):
+        return metric.upper().replace("@1E", "@1e")
+    return NAMES.get(metric, metric.replace("_", " "))
+
+
+def kind(metric: str) -> str:
+    """What a metric is about: `accuracy`, `speed` or `size`."""
+    if metric.startswith(("latency", "throughput")):
+        return "speed"
+    return "size" if metric in SIZES else "accuracy"
+
+
+def metrics(rows: Iterable[Row]) -> list[str]:
+    """Every metric of any row, accuracy before speed before size, in each the order of first appearance."""
+    seen = dict.fromkeys(metric for row in rows for metric in row.numbers)
+    return sorted(seen, key=lambda metric: ("accuracy", "speed", "size").index(kind(metric)))
+
+
+def unit(report: Report, metric: str) -> str:
+    """The unit a metric is given in; counts have none."""
+    found = next((row.numbers[metric].unit for row in report.rows if metric in row.numbers), "")
+    return "" if kind(metric) == "size" and metric in ("parameters", "macs") else found
+
+
+def value(number: Number | None) -> str:
+    """A number without its unit; `—` when it is missing, not finite or unmeasured."""
+    if number is None or not number.usable or number.value is None:
+        return MISSING
+    return digits(number.value, number.unit)
+
+
+def interval(number: Number | None) -> str:
+    """`low–high` in the value's digits, or nothing where there is no interval."""
+    if number is None or not number.usable or number.low is None or number.high is None:
+        return ""
+    if not (math.isfinite(number.low) and math.isfinite(number.high)):
+        return ""
+    return f"{digits(number.low, number.unit)}–{digits(number.high, number.unit)}"
+
+
+def digits(value: float, unit: str) -> str:
+    """Fixed decimals for what is compared (%, MiB, ms, a cosine), else three significant digits with k, M or G."""
+    if unit in ("%", "MiB"):
+        return f"{value:.2f}"
+    if unit == "ms":
+        return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+    if abs(value) <= 1 and unit in ("", "1", "cosine"):
+        return f"{value:.4f}"
+    for prefix, factor in (("G", 1e9), ("M", 1e6), ("k", 1e4)):
+        if abs(value) >= factor:
+            scale = 1e3 if prefix == "k" else factor
+            return f"{_significant(value / scale)} {prefix}"
+    return _significant(value)
+
+
+def _significant(value: float) -> str:
+    if value == 0:
+        return "0"
+    return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
+
+
+def headline(report: Report) -> str | None:
+    """The metric that speaks for accuracy: the first that a rule names, else the first there is."""
+    known = [metric for metric in metrics(report.rows) if kind(metric) == "accuracy"]
+    ruled = [rule.metric for rule in report.suite.rules if rule.metric in known]
+    return next(iter(ruled + known), None)
+
+
+def bound(rule: Rule) -> str:
+    """A rule's condition in short: `int8 TAR@1e-3 at most 0.5 below fp32`."""
+    words = {
+        "at_least": "at least {}",
+        "at_most": "at most {}",
+        "drop_at_most": "at most {} below {}",
+        "rise_at_most": "at most {} above {}",
+        "ratio_at_most": "at most {}× {}",
+    }
+    key = next(key for key in words if getattr(rule, key) is not None)
+    return f"{rule.of} {name(rule.metric)} {words[key].format(f'{getattr(rule, key):g}', rule.versus)}"

@@ -1,0 +1,174 @@
+"""`bench`: measure what ships, on the machine it ships to: report.json for programs, report.html for people."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from kd2edge import drawers
+from kd2edge.artifact import Artifact, Manifest, manifest_path
+from kd2edge.edge import bench as edge
+from kd2edge.errors import UserError
+from kd2edge.files import sha256
+from kd2edge.graph import cost
+from kd2edge.graph.load import load_model
+from kd2edge.progress import Progress, Silent
+from kd2edge.report.model import Number, Report, write_json
+from kd2edge.report.page import write_page
+from kd2edge.run import Run, open_run
+from kd2edge.schema import Plugin, Target
+from kd2edge.verbs import precisions
+from kd2edge.verbs.images import completed, data_for, open_data
+from kd2edge.verbs.models import is_run, open_model, refuse_for_a_run
+from kd2edge.verbs.quantize import DEFAULT_TARGET
+
+REPORT = "report.json"
+Items = list[tuple[str, Artifact]]
+
+
+def bench(
+    sources: Sequence[Path],
+    suite: str | None = None,
+    target: str | None = None,
+    data: Path | None = None,
+    out: Path | None = None,
+    preprocess: str | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Measure a run's models, or the given ONNX files, by a suite on the test images, and write report and page.
+
+    Of a run the rows are the roles of its ledger, INT8 in the target's flavour; a file that is gone is a row with that
+    fault. ONNX files take their role from their manifest, or from their precision. `suite` and `target` default to
+    the run's own; for ONNX files to "model" or "model-verification" and "onnx-cpu". The report goes to `out`,
+    else into the run, else to ./report.json, the page beside it. Raises `UserError` for what concerns all rows.
+    """
+    progress = progress or Silent()
+    if any(is_run(source) for source in sources):
+        if len(sources) > 1:
+            raise UserError("A run is benched alone.", "name one run, or ONNX files")
+        refuse_for_a_run(data=data, preprocess=preprocess)
+        run = open_run(sources[0])
+        with run.lock():
+            return bench_run(run, suite or run.recipe.suite, target or run.recipe.target, out, progress)
+    items, images = _given(sources, data, preprocess, progress)
+    task = items[0][1].manifest.task
+    suite = suite or ("model" if task == "classification" else "model-verification")
+    target = target or DEFAULT_TARGET
+    command = f"kd2edge bench {' '.join(map(str, sources))} --suite {suite} --target {target}"
+    report = _measured(items, images, suite, target, command, progress)
+    _write(report, {}, out or Path(REPORT), progress)
+    return report
+
+
+def bench_run(run: Run, suite: str, target: str, out: Path | None, progress: Progress) -> Report:
+    """`bench` for a run that is locked already."""
+    items = run_items(run, drawers.read_target(target))
+    if not items:
+        raise UserError(f"{run.path} has no model to measure yet.", f"kd2edge distill --run {run.path} --resume")
+    command = f"kd2edge bench {run.path} --suite {suite} --target {target}"
+    report = _measured(items, run.recipe.data, suite, target, command, progress)
+    path = _write(report, curves(run.path), out or run.path / REPORT, progress)
+    run.record("bench", "finished", suite=suite, target=target, report=str(path), sha256=sha256(path))
+    return report
+
+
+def run_items(run: Run, target: Target) -> Items:
+    """What a run's ledger names, by role: teacher, comparisons, and of the target's precisions those that were made."""
+    entries = {e["role"]: e for e in run.events() if e["event"] == "artifact" and e["kind"] == "onnx"}
+    roles = [role for role in entries if role not in ("fp32", "fp16", "int8")]
+    items = [(role, _entered(run, entries[role])) for role in roles]
+    for precision in precisions.of_target(target):
+        entry = precisions.entry(run, precision, target.flavour)
+        items += [(precision, _entered(run, entry))] if entry else []
+    return items
+
+
+def curves(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The training logs of a run by role, one mapping per epoch; empty where there are none."""
+    return {
+        path.stem: [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        for path in sorted((folder / "log").glob("*.jsonl"))
+    }
+
+
+def _entered(run: Run, entry: Mapping[str, Any]) -> Artifact:
+    """An artefact as the ledger describes it, unopened: that its file is gone, or another, is for its row to say."""
+    path, role = run.path / entry["file"], entry["role"]
+    try:
+        manifest = Manifest.model_validate(json.loads(manifest_path(path).read_bytes()))
+    except (OSError, ValueError, ValidationError):
+        precision = role if role in ("fp16", "int8") else "fp32"
+        fields = {"file": path.name, "bytes": 0, "kind": "onnx", "role": role, "verb": "", "precision": precision}
+        manifest = Manifest.model_validate({**fields, "sha256": entry["sha256"]})
+    return Artifact(path, manifest.model_copy(update={"sha256": entry["sha256"]}))
+
+
+def _given(
+    sources: Sequence[Path], data: Path | None, preprocess: str | None, progress: Progress
+) -> tuple[Items, Plugin]:
+    """The given files by role (a second of the same role goes by its file's name), and the data that all share."""
+    if not sources:
+        raise UserError("There is nothing to measure.", "name a run or ONNX files")
+    items: dict[str, Artifact] = {}
+    images: Plugin | None = None
+    for path in sources:
+        model = open_model(path, preprocess, progress.say)
+        images = images or data_for(model, data)
+        model = completed(model, images, open_data(images), progress.say)
+        role = model.manifest.role if model.manifest.role not in items else path.stem
+        if role in items:
+            raise UserError(f"Two of the files would be the row {role}.", "rename one of them")
+        items[role] = model
+    assert images is not None
+    return list(items.items()), images
+
+
+def _measured(items: Items, data: Plugin, suite: str, target: str, command: str, progress: Progress) -> Report:
+    progress.start("bench", 100)
+    done = 0
+
+    def tell(what: str, share: float) -> None:
+        nonlocal done
+        steps = int(100 * share) - done
+        done += steps
+        progress.advance(steps, now=what)
+
+    report = edge.bench(
+        items,
+        drawers.read_target(target),
+        Path(target).stem,
+        drawers.read_suite(suite),
+        Path(suite).stem,
+        open_data(data),
+        command=command,
+        extra_numbers=dict(_costs(items)),
+        progress=tell,
+    )
+    progress.advance(100 - done, now="done")
+    return report
+
+
+def _costs(items: Items) -> Iterator[tuple[str, dict[str, Number]]]:
+    """What each model costs on paper; a file that cannot be read says so in its row, not here."""
+    for role, artifact in items:
+        try:
+            model = load_model(artifact.path)
+            parameters, macs = cost.parameters(model), cost.macs(model)
+        except UserError:
+            continue
+        yield (
+            role,
+            {
+                "parameters": Number(value=parameters, unit="", better="lower"),
+                "macs": Number(value=macs, unit="", better="lower"),
+            },
+        )
+
+
+def _write(report: Report, logs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, progress: Progress) -> Path:
+    write_json(report, path)
+    page = write_page(report, None, logs, path.with_suffix(".html"))
+    progress.say(f"Report: {path}, page: {page}")
+    return path

@@ -1,0 +1,85 @@
+"""`distill`: train what a recipe says, into a run directory. The only verb that needs torch."""
+
+import importlib
+import re
+import time
+from pathlib import Path
+
+from kd2edge import drawers
+from kd2edge import run as runs
+from kd2edge.errors import MissingExtra, UserError
+from kd2edge.progress import Progress, Silent
+from kd2edge.run import Run
+from kd2edge.schema import Recipe
+
+RUNS = Path("runs")
+
+
+def distill(
+    recipe: str | None = None,
+    overrides: tuple[str, ...] = (),
+    run: Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Run:
+    """Train teacher and student by a recipe and export them, with `a.b=c` overrides on top.
+
+    `recipe` is a name of the drawer or a path; by default "omniglot", or with `resume` the run's own. `run` defaults to
+    `runs/<recipe>-<time>`, or with `resume` to the newest run of that recipe. Raises `UserError` for a faulty recipe,
+    a directory that holds another run, and where torch is missing.
+    """
+    require_torch()
+    made = begin(recipe, overrides, directory(recipe, run, resume), resume)
+    with made.lock():
+        train(made, progress or Silent())
+    return made
+
+
+def directory(recipe: str | None, run: Path | None, resume: bool) -> Path:
+    """The run directory that `distill` will use. Raises `UserError` when there is no run to resume."""
+    if run is not None:
+        return run
+    name = Path(recipe or drawers.DEFAULT_RECIPE).stem
+    if not resume:
+        return RUNS / f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
+    stamped = re.compile(re.escape(name) + r"-\d{8}-\d{6}")
+    found = sorted(path.parent for path in RUNS.glob(f"*/{runs.RECIPE}") if stamped.fullmatch(path.parent.name))
+    if not found:
+        raise UserError(
+            f"There is no run of {name} in {RUNS}/ to resume.", "name it with --run DIR, or leave --resume out"
+        )
+    return found[-1]
+
+
+def begin(recipe: str | None, overrides: tuple[str, ...], path: Path, resume: bool) -> Run:
+    """Make the run directory, or open the one to resume, whose recipe is then its own unless one is named."""
+    if resume and not (path / runs.RECIPE).is_file() and recipe is None:
+        raise UserError(f"There is no run in {path} to resume.", "leave --resume out to start one")
+    if resume:
+        own = path / runs.RECIPE if recipe is None else recipe
+        return runs.create(path, drawers.read_recipe(own, overrides), resume)
+    return runs.create(path, _checked(recipe or drawers.DEFAULT_RECIPE, overrides), resume)
+
+
+def train(run: Run, progress: Progress) -> None:
+    """Train into a run that is locked, and say in its ledger that this is done."""
+    require_torch()
+    from kd2edge.kd.distill import distill as training
+
+    training(run.recipe, run, progress)
+    run.record("distill", "finished")
+
+
+def require_torch() -> None:
+    """Raise `MissingExtra` where torch is not installed: before a run directory is made, not after."""
+    try:
+        importlib.import_module("torch")
+    except ModuleNotFoundError as error:
+        raise MissingExtra("torch", "train", "distill") from error
+
+
+def _checked(source: str, overrides: tuple[str, ...]) -> Recipe:
+    """A recipe whose plug-ins have been asked too: all faults are told at once, before a run directory is made."""
+    from kd2edge.kd.check import plugin_faults
+
+    return drawers.read_recipe(source, overrides, plugin_faults)

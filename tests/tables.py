@@ -1,0 +1,118 @@
+"""The tables of the READMEs, made from the drawers' files and from measured reports (`make tables` writes them)."""
+
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+from kd2edge import drawers
+from kd2edge.report.model import Report, read_report
+
+ROOT = Path(__file__).parents[1]
+READMES = {"recipes": "recipes/README.md", "targets": "export/README.md", "suites": "benchmarks/README.md"}
+
+
+def rows(drawer: str) -> list[str]:
+    """A drawer's files as lines of Markdown, a file a line."""
+    return [f"| `{name}` | {' | '.join(ABOUT[drawer](name))} |" for name in drawers.names(drawer)]
+
+
+def current(drawer: str) -> list[str]:
+    """The lines that the README has now: those that open with a name in code type."""
+    return [line for line in _lines(drawer) if line.startswith("| `")]
+
+
+def write(drawer: str) -> None:
+    """Put the lines anew under the rule of the README's table."""
+    lines = [line for line in _lines(drawer) if not line.startswith("| `")]
+    rule = next(i for i, line in enumerate(lines) if line.startswith("|---"))
+    text = "\n".join([*lines[: rule + 1], *rows(drawer), *lines[rule + 1 :]])
+    (ROOT / READMES[drawer]).write_text(f"{text}\n", encoding="utf-8")
+
+
+def _lines(drawer: str) -> list[str]:
+    return (ROOT / READMES[drawer]).read_text(encoding="utf-8").splitlines()
+
+
+def _recipe(name: str) -> tuple[str, ...]:
+    recipe = drawers.read_recipe(name)
+    return recipe.task, recipe.method.name, recipe.student.model.name, recipe.data.name, recipe.about
+
+
+def _target(name: str) -> tuple[str, ...]:
+    target = drawers.read_target(name)
+    return target.about, f"`{target.backend}`", ", ".join(target.precisions)
+
+
+def _suite(name: str) -> tuple[str, ...]:
+    suite = drawers.read_suite(name)
+    return suite.about, f"{suite.latency.seconds:g} s", str(len(suite.rules))
+
+
+RESULTS = ROOT / "benchmarks" / "results"
+MARKS = "<!-- results: made by `make tables` -->", "<!-- end of results -->"
+COLUMNS = {"tar@1e-3": 2, "eer": 2, "oneshot_20way": 2, "size": 3, "latency_p50": 3}
+ROLES = {
+    "teacher": "teacher",
+    "plain": "student, plain",
+    "fp32": "student, distilled",
+    "int8": "student, distilled, INT8",
+}
+
+
+def results(target: str, recipe: str) -> str:
+    """The measured rows of a recipe, mean ± standard deviation over its seeds, and the conditions beneath."""
+    reports = [read_report(path) for path in sorted((RESULTS / target / recipe).glob("seed-*.json"))]
+    head = "| net | parameters | TAR@FAR 1e-3 % | EER % | 20-way one-shot % | size MiB | p50 ms | n |"
+    lines = [head, "|---|---|---|---|---|---|---|---|", *(_row(role, reports) for role in ROLES), "", _under(reports)]
+    return "\n".join(lines)
+
+
+def put_results(text: str) -> str:
+    """A README with its results table made anew between the marks."""
+    before, rest = text.split(MARKS[0])
+    after = rest.split(MARKS[1])[1]
+    return f"{before}{MARKS[0]}\n{results('onnx-cpu', drawers.DEFAULT_RECIPE)}\n{MARKS[1]}{after}"
+
+
+def _row(role: str, reports: list[Report]) -> str:
+    parameters = next(_values("parameters", role, reports))
+    cells = [_spread(list(_values(metric, role, reports)), digits) for metric, digits in COLUMNS.items()]
+    return f"| {ROLES[role]} | {parameters:,.0f} | {' | '.join(cells)} | {len(reports)} |"
+
+
+def _values(metric: str, role: str, reports: list[Report]) -> Iterator[float]:
+    for report in reports:
+        row = report.row(role)
+        assert row is not None
+        value = row.numbers[metric].value
+        assert value is not None
+        yield value
+
+
+def _spread(values: list[float], digits: int) -> str:
+    mean = f"{statistics.mean(values):.{digits}f}"
+    deviation = statistics.stdev(values)
+    return mean if deviation < 0.5 * 10**-digits else f"{mean} ± {deviation:.{digits}f}"
+
+
+def _under(reports: list[Report]) -> str:
+    first = reports[0]
+    row = first.row("fp32")
+    assert row is not None
+    conditions = row.conditions
+    pairs = f"{conditions['genuine_pairs']:,} genuine and {conditions['impostor_pairs']:,} impostor pairs"
+    runtime = f"onnxruntime {first.versions['onnxruntime']}, {conditions['threads']} thread, batch 1"
+    return (
+        f"Mean ± standard deviation over {len(reports)} seeds (the teacher is one net). {pairs} of characters from "
+        f"alphabets never seen in training; {first.device['cpu']}, {runtime}; "
+        f"`make results` repeats it, reports in `benchmarks/results/{first.target}/`."
+    )
+
+
+ABOUT = {"recipes": _recipe, "targets": _target, "suites": _suite}
+
+if __name__ == "__main__":
+    for drawer in ABOUT:
+        write(drawer)
+    readme = ROOT / "README.md"
+    readme.write_text(put_results(readme.read_text(encoding="utf-8")), encoding="utf-8")

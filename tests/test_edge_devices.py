@@ -1,0 +1,84 @@
+"""The fingerprint: what a made-up machine says of itself, and that a machine which says nothing breaks nothing."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kd2edge import __version__
+from kd2edge.edge import devices
+
+X86 = """processor\t: 0
+model name\t: Imaginary 9000
+flags\t\t: fpu sse2 avx2 avx512_vnni amx_int8
+processor\t: 1
+model name\t: Imaginary 9000
+"""
+ARM = "processor\t: 0\nFeatures\t: fp asimd asimddp i8mm\n"
+
+
+def write(root: Path, **files: str) -> Path:
+    for name, text in files.items():
+        path = root / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def test_an_x86_machine(tmp_path: Path) -> None:
+    root = write(
+        tmp_path,
+        proc__cpuinfo=X86,
+        proc__meminfo="MemTotal:       16384000 kB\nMemFree: 1 kB\n",
+        proc__loadavg="0.52 0.40 0.30 1/200 999\n",
+        proc__driver__nvidia__gpus__0__information="Model: \t\t RTX 0\nIRQ: 1\n",
+        sys__devices__system__cpu__cpu0__cpufreq__scaling_governor="performance\n",
+    )
+    seen = devices.fingerprint(root)
+    assert seen["cpu"] == "Imaginary 9000"
+    assert seen["flags"] == ["avx2", "avx512_vnni", "amx_int8"]
+    assert seen["memory_mib"] == 16000
+    assert seen["load"] == 0.52
+    assert seen["gpus"] == ["RTX 0"]
+    assert seen["governor"] == "performance"
+    assert seen["container"] is False
+
+
+def test_an_arm_board(tmp_path: Path) -> None:
+    root = write(tmp_path, proc__cpuinfo=ARM)
+    (root / "proc/device-tree").mkdir()
+    (root / "proc/device-tree/model").write_bytes(b"Jetson Orin Nano\0")
+    seen = devices.fingerprint(root)
+    assert seen["board"] == "Jetson Orin Nano"
+    assert seen["flags"] == ["asimd", "asimddp", "i8mm"]
+    assert seen["cpu"]
+
+
+@pytest.mark.parametrize("mark", ["run/.containerenv", ".dockerenv", "proc/1/cgroup"])
+def test_a_container_leaves_a_mark(tmp_path: Path, mark: str) -> None:
+    (tmp_path / mark).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / mark).write_text("0::/kubepods/burstable\n")
+    assert devices.fingerprint(tmp_path)["container"] is True
+
+
+def test_a_silent_machine(tmp_path: Path) -> None:
+    seen = devices.fingerprint(tmp_path)
+    assert (seen["memory_mib"], seen["load"], seen["board"], seen["gpus"]) == (None, None, None, [])
+    assert json.loads(json.dumps(seen)) == seen
+
+
+def test_this_machine_and_its_versions() -> None:
+    assert devices.fingerprint()["cores"] >= 1
+    assert devices.difference(devices.fingerprint(), devices.fingerprint()) is None
+    found = devices.versions()
+    assert found["kd2edge"] == __version__
+    assert found["numpy"] == np.__version__
+    assert "onnxruntime" in found
+
+
+def test_what_makes_two_devices_differ(tmp_path: Path) -> None:
+    one = devices.fingerprint(write(tmp_path, proc__cpuinfo=X86))
+    assert devices.difference(one, {**one, "load": 9.0, "os": "other"}) is None
+    assert devices.difference(one, {**one, "cpu": "Real 1"}) == "cpu Imaginary 9000 against Real 1"
+    assert "flags" in str(devices.difference(one, {**one, "flags": []}))

@@ -1,0 +1,63 @@
+"""Targets and suites: every declaration is read, says why, and stands in the table of its README."""
+
+from pathlib import Path
+
+import pytest
+
+from kd2edge import drawers, shelves
+from kd2edge.schema import Suite, Target
+
+METRICS = {
+    *("tar@1e-2", "tar@1e-3", "tar@1e-4", "eer", "oneshot_20way", "cosine_to_fp32"),
+    *("top1", "top5", "agreement_with_fp32"),
+    *("latency_p50", "latency_p90", "latency_p99", "latency_mean", "throughput", "size", "peak_memory"),
+}
+
+
+def table(text: str) -> set[str]:
+    return {line for line in text.splitlines() if line.startswith("| `")}
+
+
+def target_line(name: str, target: Target) -> str:
+    return f"| `{name}` | {target.about} | `{target.backend}` | {', '.join(target.precisions)} |"
+
+
+def suite_line(name: str, suite: Suite) -> str:
+    return f"| `{name}` | {suite.about} | {suite.latency.seconds:g} s | {len(suite.rules)} |"
+
+
+@pytest.mark.parametrize("name", drawers.names("targets"))
+def test_a_target_names_a_back_end_of_the_shelf(name: str) -> None:
+    target = drawers.read_target(name)
+    assert target.backend in shelves.names(shelves.BACKENDS)
+    assert "fp32" in target.precisions
+
+
+@pytest.mark.parametrize("name", drawers.names("suites"))
+def test_a_suite_asks_for_what_the_bench_measures(name: str) -> None:
+    suite = drawers.read_suite(name)
+    assert {rule.metric for rule in suite.rules} <= METRICS
+    assert any(not rule.advice for rule in suite.rules)
+    assert all(len(rule.why) > 10 for rule in suite.rules)
+    assert suite.latency.min_samples >= 662
+    assert {rule.versus for rule in suite.rules} <= {None, "fp32", "teacher", "plain", "baseline"}
+
+
+def test_quick_has_the_rules_of_default() -> None:
+    assert drawers.read_suite("quick").rules == drawers.read_suite("default").rules
+
+
+@pytest.mark.parametrize("drawer", ["targets", "suites"])
+def test_every_declaration_opens_with_a_comment(drawer: str) -> None:
+    for name in drawers.names(drawer):
+        assert drawers.find(drawer, name).read_text(encoding="utf-8").startswith("# ")
+
+
+def test_the_readmes_list_what_is_there() -> None:
+    root = Path(drawers.__file__).parent.parent
+    if not (root / "pyproject.toml").is_file():
+        pytest.skip("the READMEs stay in the checkout")
+    targets = {target_line(name, drawers.read_target(name)) for name in drawers.names("targets")}
+    suites = {suite_line(name, drawers.read_suite(name)) for name in drawers.names("suites")}
+    assert table((root / "export" / "README.md").read_text(encoding="utf-8")) == targets
+    assert table((root / "benchmarks" / "README.md").read_text(encoding="utf-8")) == suites
