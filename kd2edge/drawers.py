@@ -119,10 +119,9 @@ def _override(tree: dict[str, Any], override: str) -> None:
         raise UserError(f"The value of --set {override!r} is not valid YAML.") from None
     *parents, last = key.split(".")
     for part in parents:
-        child = tree.setdefault(part, {})
-        if child is None:
-            child = tree[part] = {}
-        if not isinstance(child, dict):
+        child = tree.get(part)
+        if child is not None and not isinstance(child, dict):
             raise UserError(f"--set {override!r}: {part!r} is a value, not a section.")
-        tree = child
+        tree[part] = dict(child or {})  # a copy: a YAML alias makes two sections one object
+        tree = tree[part]
     tree[last] = value

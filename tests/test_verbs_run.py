@@ -186,6 +186,8 @@ def test_drawings_are_compared_by_the_recommended_model(shipped: Path, recipe: P
     assert row is not None
     assert found.threshold == row.conditions["thresholds"]["1e-3"]
     assert (np.array(found.same) == (cosine > (found.threshold or 0))).all()
+    told = CliRunner().invoke(app, ["predict", str(shipped), *map(str, files)]).stdout
+    assert f"{found.cosine[0][1]:.4f} {'same' if found.same and found.same[0][1] else 'different'}" in told
 
 
 def test_a_run_is_worked_on_by_one_process_at_a_time(copy: Run) -> None:

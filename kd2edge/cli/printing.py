@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -61,12 +61,20 @@ def _classified(found: "list[Classified]") -> RenderableType:
 
 
 def _compared(found: "Compared") -> RenderableType:
-    table = _grid(columns=3 + len(found.images) * (len(found.images) > 1))
-    for place, (image, norm) in enumerate(zip(found.images, found.norms, strict=True)):
-        first = " ".join(f"{value:.4f}" for value in found.first[place])
-        cosines = [_cosine(found, place, other) for other in range(len(found.images))] if len(found.images) > 1 else []
-        table.add_row(Text(image), Text(f"norm {norm:.4f}"), Text(f"{first} ..."), *cosines)
-    return table
+    """The images, numbered, and below them their cosines by those numbers."""
+    lines = [
+        Text(f"{place}  {image}\n   norm {norm:.4f}, begins {' '.join(f'{value:.4f}' for value in first)}")
+        for place, (image, norm, first) in enumerate(zip(found.images, found.norms, found.first, strict=True), 1)
+    ]
+    if len(found.images) == 1:
+        return Group(*lines)
+    table = _grid(columns=1 + len(found.images))
+    table.add_row("", *(Text(str(place), style="bold") for place in range(1, len(found.images) + 1)))
+    for place in range(len(found.images)):
+        cosines = (_cosine(found, place, other) for other in range(len(found.images)))
+        table.add_row(Text(str(place + 1), style="bold"), *cosines)
+    known = found.threshold is not None
+    return Group(*lines, table, *([Text(f"The same above {found.threshold:.4f}, a FAR of 1e-3.")] if known else []))
 
 
 def _cosine(found: "Compared", one: int, other: int) -> Text:
@@ -81,5 +89,5 @@ def _cosine(found: "Compared", one: int, other: int) -> Text:
 def _grid(columns: int = 2) -> Table:
     table = Table.grid(padding=(0, 2))
     for column in range(columns):
-        table.add_column(no_wrap=column < columns - 1)
+        table.add_column(no_wrap=column < columns - 1, overflow="fold")
     return table

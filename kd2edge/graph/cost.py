@@ -48,6 +48,8 @@ def _count(node: NodeProto, known: dict[str, Shape]) -> int:
 
 def _sizes(name: str, known: dict[str, Shape]) -> list[int]:
     dims = list(known.get(name, (None,)))
+    if len(dims) > 1 and dims[0] is None:
+        dims[0] = 1  # a batch that went through a reshape; the count is for one image
     sizes = [dim for dim in dims if dim is not None]
     if len(sizes) < len(dims):
         raise UserError(f"The shape of the tensor {name!r} cannot be inferred, so its layer cannot be counted.")

@@ -13,7 +13,7 @@ from kd2edge.artifact import Artifact, describe, manifest_path, open_artifact
 from kd2edge.errors import UserError
 from kd2edge.files import write_atomic
 from kd2edge.graph.cast import to_fp16
-from kd2edge.graph.load import load_model
+from kd2edge.graph.load import load_model, save_model
 from kd2edge.graph.parity import compare, require, run_onnx
 from kd2edge.graph.signature import set_dynamic_batch
 from kd2edge.graph.topology import opset
@@ -23,7 +23,7 @@ from kd2edge.schema import Precision, Target
 from kd2edge.verbs import precisions
 from kd2edge.verbs.engines import build_engine, engine_builder
 from kd2edge.verbs.images import Floats, completed, data_for, open_data, probe_of, test_samples
-from kd2edge.verbs.models import GIVEN, Say, inherited, is_run, open_model, refuse_for_a_run, write_model
+from kd2edge.verbs.models import GIVEN, Say, inherited, is_run, open_model, refuse_for_a_run
 from kd2edge.verbs.quantize import DEFAULT_TARGET
 
 
@@ -172,7 +172,7 @@ def _int8(job: Job, fp32: Artifact) -> Artifact | None:
 
 def _written(job: Job, precision: Precision, model: ModelProto, reference: Floats) -> Artifact:
     path = job.place(precision)
-    write_model(model, path)
+    save_model(model, path)
     fields = inherited(job.fp32)
     made = describe(
         path,

@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from kd2edge.artifact import Artifact
 from kd2edge.data import Ints, Source, Split, normalize, open_source
-from kd2edge.data import Preprocessing as Decoding
 from kd2edge.errors import UserError
 from kd2edge.graph.parity import run_onnx
 from kd2edge.schema import Plugin, Preprocessing
@@ -25,8 +24,7 @@ class Batches:
     """Normalised images float32 [B, C, H, W] of a split, read anew each time they are iterated."""
 
     def __init__(self, split: Split, index: Ints, preprocessing: Preprocessing) -> None:
-        self._split, self._index = split, index
-        self._decoding = Decoding.model_validate(preprocessing.model_dump())
+        self._split, self._index, self._preprocessing = split, index, preprocessing
 
     def __len__(self) -> int:
         """Number of images."""
@@ -34,7 +32,7 @@ class Batches:
 
     def __iter__(self) -> Iterator[Floats]:
         for start in range(0, len(self._index), BATCH):
-            yield normalize(self._split.read(self._index[start : start + BATCH]), self._decoding)
+            yield normalize(self._split.read(self._index[start : start + BATCH]), self._preprocessing)
 
 
 def data_for(model: Artifact, folder: Path | None) -> Plugin:

@@ -14,8 +14,8 @@ from kd2edge.artifact import Artifact, Manifest, has_manifest, open_artifact
 from kd2edge.data import decoder_name
 from kd2edge.data.imagefolder import MEAN, STD
 from kd2edge.errors import UserError
-from kd2edge.files import disk_fault, sha256
-from kd2edge.graph.load import load_model, save_model
+from kd2edge.files import sha256
+from kd2edge.graph.load import load_model
 from kd2edge.graph.signature import image_input
 from kd2edge.schema import Precision, Preprocessing
 
@@ -23,15 +23,6 @@ Say = Callable[[str], None]
 
 GIVEN = "given"  # the verb of a manifest that is deduced, not found
 CONVENTIONS = ("imagenet", "minus-one-one", "zero-one", "raw")
-
-
-def write_model(model: ModelProto, path: Path) -> None:
-    """Save a graph, and make the folder it goes into. Raises `UserError` where either cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise disk_fault(error, path) from error
-    save_model(model, path)
 
 
 def is_run(path: Path) -> bool:

@@ -10,7 +10,7 @@ import onnxruntime
 from kd2edge import drawers
 from kd2edge.artifact import Artifact, describe
 from kd2edge.errors import UserError
-from kd2edge.graph.load import load_model
+from kd2edge.graph.load import load_model, save_model
 from kd2edge.graph.parity import Parity, compare, run_onnx
 from kd2edge.graph.quantize import Quantized, quantize_model
 from kd2edge.graph.scales import has_vnni
@@ -27,7 +27,7 @@ from kd2edge.verbs.images import (
     test_samples,
     training_batches,
 )
-from kd2edge.verbs.models import Say, inherited, is_run, open_model, refuse_for_a_run, write_model
+from kd2edge.verbs.models import Say, inherited, is_run, open_model, refuse_for_a_run
 
 DEFAULT_TARGET = "onnx-cpu"
 
@@ -83,7 +83,7 @@ def _quantized(
     reduce_range = flavour == "ort-x86" and not has_vnni()
     say(f"Calibrating {model.path.name} on {len(batches)} images ({plan.calibrator}, {flavour}).")
     made = quantize_model(load_model(model.path), batches, flavour, plan.calibrator, reduce_range)
-    write_model(made.model, out)
+    save_model(made.model, out)
     samples = test_samples(model, source) if samples is None else samples
     parity = compare(run_onnx(model.path, samples), run_onnx(out, samples))
     _tell(made, parity, model.manifest.output, say)
