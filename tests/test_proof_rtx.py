@@ -47,7 +47,7 @@ def mobilefacenet_relu() -> net.Net:
 
 def sim_kd_student() -> net.Net:
     teacher = build({"model": {"name": "resnet_cifar", "arch": "8", "widths": [16, 32, 96]}, **MARGIN})
-    return SimKD(SimKD.Config(), Task("verification"), SHAPE, resnet(), net.freeze(teacher)).deployable()  # type: ignore[arg-type]
+    return SimKD(SimKD.Config(), Task("verification"), SHAPE, resnet(), net.freeze(teacher)).deployable()
 
 
 NETS: dict[str, Callable[[], net.Net]] = {

@@ -4,6 +4,7 @@ SimKD reads the last feature map, TH-KD the embedding, KD the logits.
 """
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from kd2edge import schema, shelves
 from kd2edge.errors import UserError
 from kd2edge.kd import heads
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -124,9 +127,10 @@ def build(spec: schema.NetSpec, shape: Shape) -> Net:
     return Net(backbone, neck, head)
 
 
-def freeze(module: nn.Module) -> nn.Module:
+def freeze(module: M) -> M:
     """Turn a module into a constant: evaluation mode, no gradients."""
-    return module.eval().requires_grad_(False)
+    module.eval().requires_grad_(False)
+    return module
 
 
 @torch.no_grad()
