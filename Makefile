@@ -27,11 +27,11 @@ $(VENV)/.dev-stamp: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) '.[train,rtx,dev]'
 	@touch $(VENV)/.train-stamp $@
 
-# A finished demo is moved aside, an unfinished one continued. Every verdict is a success of the demo, HOLD too.
+# A finished demo is moved aside, an unfinished one continued by its own recipe. Every verdict is a success of the demo, HOLD too.
 demo: $(VENV)/.train-stamp
 	@if [ -f $(DEMO)/verdict.json ]; then mv $(DEMO) $(DEMO)-$$(date -u +%Y%m%dT%H%M%SZ); fi
-	@if [ -f $(DEMO)/recipe.yaml ]; then resume=--resume; else resume=; fi; \
-	$(BIN)/kd2edge ship omniglot --run $(DEMO) $$resume; code=$$?; \
+	@if [ -f $(DEMO)/recipe.yaml ]; then what=--resume; else what=omniglot; fi; \
+	$(BIN)/kd2edge ship $$what --run $(DEMO); code=$$?; \
 	case $$code in 0|1|3) exit 0;; *) exit $$code;; esac
 
 test: lint
@@ -49,8 +49,9 @@ tables: $(VENV)/.dev-stamp
 results: $(VENV)/.train-stamp
 	@mkdir -p benchmarks/results/onnx-cpu/omniglot
 	@for seed in 0 1 2; do \
-	  run=runs/results-$$seed; if [ -f $$run/recipe.yaml ]; then resume=--resume; else resume=; fi; \
-	  $(BIN)/kd2edge ship omniglot --set seed=$$seed --run $$run $$resume; code=$$?; \
+	  run=runs/results-$$seed; \
+	  if [ -f $$run/recipe.yaml ]; then what=--resume; else what="omniglot --set seed=$$seed"; fi; \
+	  $(BIN)/kd2edge ship $$what --run $$run; code=$$?; \
 	  case $$code in 0|1|3) cp $$run/report.json benchmarks/results/onnx-cpu/omniglot/seed-$$seed.json;; \
 	  *) exit $$code;; esac; done
 

@@ -4,7 +4,10 @@ A `UserError` is something the person in front of the tool can mend: one sentenc
 Every other exception is the tool's own fault and is treated as a defect (exit 4).
 """
 
+import os
+import shlex
 from enum import IntEnum
+from pathlib import Path
 
 
 class Exit(IntEnum):
@@ -43,7 +46,16 @@ class MissingExtra(UserError):
     """A package of an optional extra is not installed."""
 
     def __init__(self, package: str, extra: str, use: str) -> None:
-        super().__init__(f"{use} needs {package}, which is not installed.", f"pip install 'kd2edge[{extra}]'")
+        super().__init__(f"{use} needs {package}, which is not installed.", install_command(extra))
+
+
+def install_command(extra: str) -> str:
+    """What installs an extra: of the checkout that this package lies in, else of the package registry's kd2edge."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / "pyproject.toml").is_file():
+        return f"pip install 'kd2edge[{extra}]'"
+    place = "." if os.path.exists(".") and os.path.samefile(root, ".") else str(root)
+    return f"pip install -e {shlex.quote(f'{place}[{extra}]')}"
 
 
 def first_line(error: BaseException) -> str:

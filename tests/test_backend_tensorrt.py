@@ -9,7 +9,7 @@ import pytest
 
 from kd2edge.edge import trt_build
 from kd2edge.edge.session import Backend, open_backend
-from kd2edge.errors import MissingExtra, UserError
+from kd2edge.errors import MissingExtra, UserError, install_command
 from kd2edge.schema import Target
 
 TARGET = Target(about="dGPU", backend="tensorrt", flavour="tensorrt", precisions=("fp32",), workspace_mib=64)
@@ -25,9 +25,9 @@ def test_without_the_package_one_sentence_helps(
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     assert backend.available() == (
-        "The back end tensorrt needs tensorrt, which is not installed: pip install 'kd2edge[trt]'"
+        "The back end tensorrt needs tensorrt, which is not installed: " + install_command("trt")
     )
-    with pytest.raises(MissingExtra, match=r"kd2edge\[trt\]"):
+    with pytest.raises(MissingExtra, match=r"\[trt\]"):
         backend.build(tmp_path / "net.onnx", TARGET, tmp_path / "net.engine")
     with pytest.raises(UserError, match="not installed"):
         backend.open(tmp_path / "net.engine", TARGET)

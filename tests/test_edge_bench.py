@@ -97,6 +97,9 @@ def test_a_verification_bench(tmp_path: Path) -> None:
     assert rows["fp32"].conditions["impostor_pairs"] == len(impostor)
     threshold = impostor[len(impostor) // 100 - 1]  # the k-th highest of n impostors, k = floor(n / 100)
     assert rows["fp32"].numbers["tar@1e-2"].value == pytest.approx(100 * np.mean(genuine > threshold), abs=0.01)
+    lowest = impostor[len(impostor) // 1000 - 1]
+    assert rows["fp32"].numbers["tar_over_far"].value == pytest.approx(np.mean(genuine > lowest) / 1e-3, abs=0.1)
+    assert rows["fp32"].numbers["tar_over_far"].unit == "x"
     assert rows["fp32"].conditions["thresholds"]["1e-2"] == pytest.approx(threshold, abs=1e-5)
     assert rows["fp32"].conditions["thresholds"]["1e-4"] is None
     assert rows["fp32"].numbers["tar@1e-4"].value is None
@@ -163,6 +166,11 @@ def test_a_classification_bench_in_which_each_row_fails_alone(tmp_path: Path) ->
     assert (top1.value, top1.n, top1.unit) == (100.0, CLASSES * EACH, "%")
     assert top1.low == pytest.approx(100 / (1 + 1.96**2 / (CLASSES * EACH)), abs=0.01)  # Wilson's bound for n of n
     assert rows["fp32"].numbers["top5"].value == 100.0
+    over_chance = rows["fp32"].numbers["top1_over_chance"]
+    assert over_chance.value == pytest.approx(CLASSES)
+    assert over_chance.unit == "x"
+    assert over_chance.low == pytest.approx(CLASSES * (top1.low or 0) / 100)
+    assert rows["int8"].numbers["top1_over_chance"].value == 0.0
     assert rows["int8"].numbers["top1"].value == 0.0
     assert rows["int8"].numbers["agreement_with_fp32"].value == 0.0
 

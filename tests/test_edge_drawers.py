@@ -9,7 +9,7 @@ from kd2edge.schema import Suite, Target
 
 METRICS = {
     *("tar@1e-2", "tar@1e-3", "tar@1e-4", "eer", "oneshot_20way", "cosine_to_fp32"),
-    *("top1", "top5", "agreement_with_fp32"),
+    *("top1", "top5", "agreement_with_fp32", "top1_over_chance", "tar_over_far", "integer_range"),
     *("latency_p50", "latency_p90", "latency_p99", "latency_mean", "throughput", "size", "peak_memory"),
 }
 

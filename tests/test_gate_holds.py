@@ -23,6 +23,7 @@ from kd2edge.kd import net, to_onnx, weights
 from kd2edge.report.model import Report, Verdict
 from kd2edge.run import Run
 from kd2edge.verbs.bench import run_items
+from kd2edge.verbs.inspection import inspected
 from kd2edge.verbs.quantize import quantize
 from tests.tables import ROOT
 
@@ -62,7 +63,9 @@ def teacher(made: Run, student: Artifact) -> Artifact:
 
 def measured(run: Run, *roles: str) -> Report:
     items = [(role, item) for role, item in run_items(run, TARGET) if role in roles or not roles]
-    return bench(items, TARGET, "onnx-cpu", SHORT, "default", open_source(run.recipe.data.model_dump()))
+    source = open_source(run.recipe.data.model_dump())
+    extra = dict(inspected(items, source))
+    return bench(items, TARGET, "onnx-cpu", SHORT, "default", source, extra_numbers=extra)
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +119,7 @@ def test_shuffled_student_weights_hold_for_accuracy(spoiled: Run, good: Report) 
 
 
 def test_one_activation_scale_times_four_holds_for_int8(spoiled: Run, good: Report) -> None:
+    """Six bits instead of eight in one tensor cost a tenth of a point of TAR; what shows it is the integers unused."""
     quantized = dict(run_items(spoiled, TARGET))["int8"]
     model = load_model(quantized.path)
     inputs = {node.input[1] for node in model.graph.node if node.op_type == "QuantizeLinear"}
@@ -124,7 +128,7 @@ def test_one_activation_scale_times_four_holds_for_int8(spoiled: Run, good: Repo
     middle.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(middle) * np.float32(4), middle.name))
     replace(spoiled, "int8", model, quantized)
     verdict = judge(with_rows(good, measured(spoiled, "fp32", "int8")))
-    assert "INT8 loses" in holds(verdict, "tar@1e-3", "int8")
+    assert "at least 60" in holds(verdict, "integer_range", "int8")
     assert verdict.recommend != "int8"
 
 

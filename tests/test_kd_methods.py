@@ -9,11 +9,12 @@ import torch
 from scipy.special import log_softmax, rel_entr, softmax
 
 from kd2edge import shelves
+from kd2edge.errors import UserError
 from kd2edge.graph.run import run_onnx
-from kd2edge.kd import net, to_onnx
+from kd2edge.kd import foreign, heads, net, to_onnx
 from kd2edge.kd.method import Batch, Method
 from kd2edge.kd.tasks import Task
-from kd2edge.schema import NetSpec, TaskName
+from kd2edge.schema import Head, NetSpec, TaskName
 from tests import tiny
 
 pytestmark = pytest.mark.kd
@@ -134,3 +135,49 @@ def test_sim_kd_ships_trunk_projector_and_the_teachers_neck() -> None:
     assert isinstance(projector, torch.nn.Module)
     assert sum(p.numel() for p in projector.parameters()) == expected
     assert shipped(batch().images).embedding.shape == (8, 12)
+
+
+def foreign_teacher(*behind: torch.nn.Module, width: int = 16, embedding: int | None = None) -> net.Net:
+    """A frozen net of another library: its own pooling, `behind` after it, and a linear classifier."""
+    torch.manual_seed(4)
+    trunk = (torch.nn.Conv2d(1, 16, 3, stride=4, padding=1), torch.nn.ReLU())
+    pool = (torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    body = torch.nn.Sequential(*trunk, *pool, *behind, torch.nn.Linear(width, SHAPE.classes))
+    backbone = foreign.ForeignBackbone(shelves.PluginConfig(), SHAPE, body)
+    neck = net.Neck("gap", backbone, SHAPE.size, embedding)
+    return net.freeze(net.Net(backbone, neck, heads.build(Head(), neck.width, SHAPE.classes)))
+
+
+def sim_kd(teacher: net.Net, student: dict[str, object] | None = None) -> Method:
+    plugin = shelves.load(shelves.METHODS, "sim_kd", Method)
+    made = net.build(NetSpec.model_validate(student or tiny.net()), SHAPE)
+    return plugin(plugin.Config(), Task("classification"), SHAPE, made, teacher)
+
+
+@pytest.mark.parametrize("embedding", [None, 12])
+def test_sim_kd_pools_for_a_teacher_that_pools_by_its_own_means(embedding: int | None, tmp_path: Path) -> None:
+    teacher, at = foreign_teacher(embedding=embedding), batch()
+    method = sim_kd(teacher)
+    shipped, taught = method.deployable(), teacher(at.images)
+    torch.testing.assert_close(shipped.neck(taught.fmap), taught.embedding)
+    assert not any(module.training for module in teacher.modules())
+    _, found = to_onnx.export(shipped, "logits", at.images.numpy(), tmp_path / "net.onnx")
+    assert found.cosine_min > 0.99999
+
+
+@pytest.mark.parametrize("width", [16, 24])
+def test_sim_kd_refuses_a_teacher_with_more_than_pooling_behind_its_map(width: int) -> None:
+    """What it does between map and classifier would not ship, whether or not the widths happen to fit."""
+    with pytest.raises(UserError, match="nothing but average pooling"):
+        sim_kd(foreign_teacher(torch.nn.Linear(16, width), width=width))
+
+
+def test_sim_kd_takes_a_layer_behind_the_map_that_changes_nothing() -> None:
+    method = sim_kd(foreign_teacher(torch.nn.Dropout()))
+    assert method.deployable()(batch().images).logits.shape == (8, SHAPE.classes)
+
+
+def test_sim_kd_refuses_a_teachers_kernel_larger_than_the_students_map_before_training() -> None:
+    teacher = net.build(NetSpec.model_validate({**tiny.net(), "neck": "gdc"}), SHAPE)
+    with pytest.raises(UserError, match=r"do not fit(.|\n)*smaller stride"):
+        sim_kd(net.freeze(teacher), {"model": {"name": "mobilefacenet"}})

@@ -70,7 +70,7 @@ def log(folder: Path) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("after", [4, 6, 9])
+@pytest.mark.parametrize("after", [4, 5, 6, 9, 15])
 def test_resuming_is_bit_exact(folder: Path, tmp_path: Path, after: int, precision: str) -> None:
     straight = Job(folder, tmp_path / "straight", precision=precision).train()
     with pytest.raises(KeyboardInterrupt):
@@ -79,6 +79,15 @@ def test_resuming_is_bit_exact(folder: Path, tmp_path: Path, after: int, precisi
     assert all(torch.equal(straight[key], resumed[key]) for key in straight)
     assert log(tmp_path / "straight") == log(tmp_path / "resumed")
     assert not list(tmp_path.rglob("*.partial.*"))
+
+
+def test_a_torn_log_line_is_dropped(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        Job(folder, tmp_path / "run").train(Interrupting(7))
+    with (tmp_path / "run" / "log.jsonl").open("a") as file:
+        file.write('{"stage": "stud')
+    Job(folder, tmp_path / "run").train()
+    assert [line["epoch"] for line in log(tmp_path / "run")] == [1, 2, 3]
 
 
 def test_a_finished_stage_is_not_trained_again(folder: Path, tmp_path: Path) -> None:

@@ -45,17 +45,6 @@ def test_a_wrapped_state_dict_is_unwrapped(tmp_path: Path) -> None:
     assert same(source, copy)
 
 
-def test_a_torchvision_checkpoint_teaches() -> None:
-    pytest.importorskip("torch")
-    resnet = {"name": "torchvision", "arch": "resnet18"}
-    try:
-        source = make(0, resnet)
-    except UserError as error:
-        pytest.skip(f"{error.message}")
-    out = source(torch.zeros(2, 3, 32, 32))
-    assert (out.embedding.shape, out.logits.shape, out.fmap.ndim) == ((2, 512), (2, 3), 4)
-
-
 def test_a_torchvision_state_dict_loads_into_our_resnet(tmp_path: Path) -> None:
     """The names are torchvision's: conv1, layer1.0.conv1, downsample.0, fc."""
     source, copy = make(0, {"name": "resnet", "depth": 18}), make(1, {"name": "resnet", "depth": 18})

@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -60,9 +61,15 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     suite = yaml.safe_load(drawers.find("suites", "model").read_text())
     (folder / "brief.yaml").write_text(yaml.safe_dump({**suite, "latency": {"seconds": 0.05, "warmup_ms": 5}}))
     small = net.build(NetSpec.model_validate({"model": {"name": "resnet_cifar", "arch": "8"}}), shape)
-    program = torch.onnx.export(
-        net.Shipped(small, "logits").eval(), (torch.zeros(1, 3, 32, 32),), opset_version=18, dynamo=True, verbose=False
-    )
+    with warnings.catch_warnings():  # the exporter's own
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            net.Shipped(small, "logits").eval(),
+            (torch.zeros(1, 3, 32, 32),),
+            opset_version=18,
+            dynamo=True,
+            verbose=False,
+        )
     assert program is not None
     program.save(folder / "model.onnx")
     return folder

@@ -120,6 +120,7 @@ def test_all_unknown_keys_are_told_at_once_with_the_nearest_name(recipe: Path, t
     tree["method"]["taw"] = 4
     tree["student"]["model"]["arhc"] = "8"
     tree["data"]["sise"] = 16
+    tree["compare"] = ["plian"]
     recipe.write_text(yaml.safe_dump(tree))
     told = kd2edge("distill", recipe, "--run", tmp_path / "run")
     text = " ".join((told.stdout + told.stderr).split())
@@ -132,6 +133,7 @@ def test_all_unknown_keys_are_told_at_once_with_the_nearest_name(recipe: Path, t
         ("data.sise", "size"),
     ]:
         assert f"{wrong}: unknown key (did you mean '{right}'?)" in text, text
+    assert "did you mean 'plain'" in text
     assert not (tmp_path / "run").exists()
 
 

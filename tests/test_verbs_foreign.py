@@ -179,6 +179,20 @@ def test_a_foreign_model_goes_all_the_way_to_a_verdict(compressed: Path) -> None
     assert "SHIP" in (compressed / "report.html").read_text()
 
 
+def test_a_model_that_is_read_in_the_wrong_order_of_classes_does_not_ship(place: Path, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / "images" / split).mkdir(parents=True)
+        for shape, other in zip(SHAPES, (*SHAPES[1:], SHAPES[0]), strict=True):
+            (tmp_path / "images" / split / other).symlink_to(place / "images" / split / shape)
+    model, images, int8 = str(place / "model.onnx"), str(tmp_path / "images"), str(tmp_path / "int8.onnx")
+    run("quantize", model, "--data", images, "--out", int8)
+    suite, report = str(place / "brief.yaml"), str(tmp_path / "report.json")
+    run("bench", model, int8, "--data", images, "--suite", suite, "--out", report)
+    verdict = document("gate", report, code=1)
+    held = [finding["rule"]["metric"] for finding in verdict["findings"] if finding["says"] == "hold"]
+    assert held == ["top1_over_chance"], "INT8 is as wrong as FP32, and agrees with it"
+
+
 def test_images_are_classified(compressed: Path) -> None:
     image = compressed / "images" / "test" / "square" / "001.png"
     (found,) = document("predict", models(compressed)[0], str(image))

@@ -145,6 +145,21 @@ def test_a_missing_file_is_a_row_that_holds(copy: Run) -> None:
     assert any("faulty" in finding.reason for finding in verdict.findings)
 
 
+def test_a_verdict_is_about_the_files_that_are_there_now(copy: Run) -> None:
+    def judged(code: int) -> str:
+        result = CliRunner().invoke(app, ["gate", str(copy.path)])
+        assert result.exit_code == code, result.output
+        return " ".join(result.stdout.split())
+
+    assert "Verdict for onnx-cpu" in judged(0)
+    quantize(copy.path, calibrator="minmax")
+    assert "int8 was changed after it was measured: bench again" in judged(1)
+    bench([copy.path])
+    judged(0)
+    copy.artifact("int8").path.unlink()
+    assert "student.int8-ort-x86.onnx is gone" in judged(1)
+
+
 def test_a_replaced_file_with_a_manifest_of_its_own_is_found_out(copy: Run) -> None:
     ours, other = copy.artifact("fp32"), copy.artifact("teacher")
     shutil.copyfile(other.path, ours.path)

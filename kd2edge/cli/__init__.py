@@ -41,6 +41,10 @@ Preprocess = Annotated[
     str | None,
     typer.Option("--preprocess", help="imagenet, minus-one-one, zero-one or raw; for a model without a manifest."),
 ]
+Task = Annotated[
+    str | None,
+    typer.Option("--task", help="classification or verification; for a model without a manifest [classification]."),
+]
 Out = Annotated[Path | None, typer.Option("--out", help="Where to write instead.")]
 Kind = Annotated[str, typer.Argument(metavar="KIND", help="recipes targets suites methods models data backends")]
 Name = Annotated[str, typer.Argument(metavar="NAME")]
@@ -98,13 +102,14 @@ def quantize(
     ] = None,
     out: Out = None,
     preprocess: Preprocess = None,
+    task: Task = None,
     json: Json = False,
 ) -> None:
     """Make INT8 of a run's student or of an ONNX file."""
     from kd2edge.verbs.quantize import quantize as verb
 
     terminal: Terminal = ctx.obj
-    made = verb(source, target, data, calibrator, out, preprocess, terminal)
+    made = verb(source, target, data, calibrator, out, preprocess, task, terminal)
     terminal.say(f"INT8: {made.path}")
     terminal.answer(printing.artifact(made))
 
@@ -121,13 +126,14 @@ def export(
     out: Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="Where the files go instead.")] = None,
     data: Data = None,
     preprocess: Preprocess = None,
+    task: Task = None,
     json: Json = False,
 ) -> None:
     """Write what ships, proved equal on real images."""
     from kd2edge.verbs.export import export as verb
 
     terminal: Terminal = ctx.obj
-    made = verb(source, onnx, trt, target, out, data, preprocess, terminal)
+    made = verb(source, onnx, trt, target, out, data, preprocess, task, terminal)
     for artifact in made:
         terminal.say(f"{artifact.manifest.precision.upper()}: {artifact.path}")
     terminal.answer([printing.artifact(artifact) for artifact in made])
@@ -142,6 +148,7 @@ def bench(
     data: Data = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The report [RUN/report.json].")] = None,
     preprocess: Preprocess = None,
+    task: Task = None,
     json: Json = False,
 ) -> None:
     """Measure accuracy, latency, size: a report, a page."""
@@ -149,7 +156,7 @@ def bench(
     from kd2edge.verbs.bench import bench as verb
 
     terminal: Terminal = ctx.obj
-    report = verb(sources, suite, target, data, out, preprocess, terminal)
+    report = verb(sources, suite, target, data, out, preprocess, task, terminal)
     terminal.show(report_table(report))
     terminal.answer(report.model_dump(mode="json"))
 

@@ -15,12 +15,15 @@ from kd2edge.metrics import FARS, one_shot, predictions, topk, verify
 from kd2edge.report.model import Number
 
 Z95 = 1.959964
+OPERATING_FAR = 1e-3
 
 
 def score(outputs: Floats, split: Split, output: str) -> tuple[dict[str, Number], dict[str, Any]]:
     """Numbers and conditions of float32 [N, D] outputs, which are "logits" or an "embedding", over a whole split.
 
-    For embeddings the conditions hold the numbers of pairs and the cosine `thresholds` by FAR ("1e-3").
+    `top1_over_chance` and `tar_over_far` (at a FAR of 1e-3) say how many times better than guessing a model is: about
+    1 for one that is fed or read wrongly. For embeddings the conditions hold the numbers of pairs and the cosine
+    `thresholds` by FAR ("1e-3").
 
     Raises `UserError` if the outputs are not finite, or if logits are of other classes than the data's.
     """
@@ -51,13 +54,15 @@ def _classification(logits: Floats, split: Split) -> tuple[dict[str, Number], di
         raise UserError(f"It has {logits.shape[1]} outputs where the data has {classes} classes.")
     ks = (1, 5) if classes >= 10 else (1,)
     shares = topk(logits, split.labels, ks)
-    return {f"top{k}": _share(shares[k], len(logits)) for k in ks}, {"classes": classes}
+    numbers = {f"top{k}": _share(shares[k], len(logits)) for k in ks}
+    return numbers | {"top1_over_chance": _times(numbers["top1"], 100 / classes)}, {"classes": classes}
 
 
 def _verification(embeddings: Floats, split: Split) -> tuple[dict[str, Number], dict[str, Any]]:
     found = verify(embeddings, split.labels, FARS)
     numbers = {f"tar@{_power(far)}": _tar(found.tar[far], far, found.genuine, found.impostor) for far in FARS}
     numbers["eer"] = Number(value=100 * found.eer, unit="%", n=found.genuine + found.impostor, better="lower")
+    numbers["tar_over_far"] = _times(numbers[f"tar@{_power(OPERATING_FAR)}"], 100 * OPERATING_FAR)
     if {"alphabet", "writer"} <= set(split.groups):
         shot = one_shot(embeddings, split.labels, split.groups["alphabet"], split.groups["writer"])
         numbers["oneshot_20way"] = Number(value=100 * shot.accuracy, unit="%", n=shot.trials, better="higher")
@@ -71,6 +76,12 @@ def _tar(value: float, far: float, genuine: int, impostor: int) -> Number:
         note = f"a FAR of {_power(far)} needs more than the {impostor} impostor pairs there are"
         return Number(value=None, unit="%", n=genuine, better="higher", note=note)
     return Number(value=100 * value, unit="%", n=genuine, better="higher")
+
+
+def _times(number: Number, chance: float) -> Number:
+    """A share as a multiple of what guessing gives, both in %; its interval, or why there is none, goes with it."""
+    value, low, high = (None if share is None else share / chance for share in (number.value, number.low, number.high))
+    return number.model_copy(update={"value": value, "low": low, "high": high, "unit": "x"})
 
 
 def _power(far: float) -> str:

@@ -21,7 +21,17 @@ SECTIONS: tuple[tuple[str, str, type[Any]], ...] = (
 
 def plugin_faults(tree: dict[str, Any]) -> list[str]:
     """One line for each unknown plug-in, and for each key that a plug-in's `Config` refuses."""
-    return [fault for where, shelf, base in SECTIONS for fault in _faults(tree, where, shelf, base)]
+    found = [fault for where, shelf, base in SECTIONS for fault in _faults(tree, where, shelf, base)]
+    return [*found, *_comparisons(tree.get("compare"))]
+
+
+def _comparisons(names: Any) -> Iterator[str]:
+    """Methods to compare with are named without options, so a name is all that can be wrong."""
+    for name in names if isinstance(names, list | tuple) else ():
+        try:
+            shelves.load(shelves.METHODS, str(name), Method)
+        except UserError as error:
+            yield f"compare: {error.message}"
 
 
 def _faults(tree: dict[str, Any], where: str, shelf: str, base: type[Any]) -> Iterator[str]:

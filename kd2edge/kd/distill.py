@@ -65,7 +65,7 @@ class _Work:
         teacher = net.build(spec, self.shape)
         if spec.weights is not None:
             self.progress.say(f"teacher: weights {weights.load_into(teacher, spec.weights).name}")
-        else:
+        if spec.weights is None and (spec.train is not None or not is_ready(teacher)):
             self._train_teacher(teacher, spec)
         net.freeze(teacher)
         self._finish("teacher", teacher)
@@ -133,6 +133,11 @@ class _Work:
         """Training images, chosen by the recipe's seed; never test images."""
         order = np.random.default_rng(self.recipe.seed).permutation(len(self.train))
         return order[: min(PROBE_IMAGES, len(order))]
+
+
+def is_ready(teacher: net.Net) -> bool:
+    """Whether a teacher came trained, classifier and all, for these very classes."""
+    return isinstance(teacher.backbone, net.Backbone) and teacher.backbone.ready
 
 
 def _write_probe(path: Path, inputs: np.ndarray, labels: np.ndarray, reference: np.ndarray) -> None:

@@ -38,7 +38,9 @@ class Backbone(nn.Module):
     """A plug-in of the models shelf: images [N, C, H, W] → last feature map [N, `width`, H / `stride`, W / `stride`].
 
     A backbone that pools by its own means returns the pair (feature map, pooled [N, `width`]) and sets `pools`.
-    `classifier` may name a linear layer of its own that becomes the head.
+    `classifier` may name a linear layer of its own that becomes the head where it fits, and `classifier_name` what that
+    layer is called in the state dict it comes from. `pretrained` says that the weights are trained ones; `build` sets
+    `ready` where the head is such a backbone's own classifier, so that the net needs no training to be used.
     """
 
     class Config(shelves.PluginConfig):
@@ -48,6 +50,9 @@ class Backbone(nn.Module):
     stride: int
     pools: bool = False
     classifier: nn.Linear | None = None
+    classifier_name: str | None = None
+    pretrained: bool = False
+    ready: bool = False
 
     def __init__(self, config: shelves.PluginConfig, shape: Shape) -> None:
         super().__init__()
@@ -122,8 +127,10 @@ def build(spec: schema.NetSpec, shape: Shape) -> Net:
         )
     neck = Neck(spec.neck, backbone, shape.size, spec.embedding)
     head = heads.build(spec.head, neck.width, shape.classes)
-    if isinstance(head, heads.Linear) and backbone.classifier is not None and spec.embedding is None:
-        head.adopt(backbone.classifier)
+    own = backbone.classifier if spec.embedding is None else None
+    if isinstance(head, heads.Linear) and own is not None and own.out_features == shape.classes:
+        head.adopt(own)
+        backbone.ready = backbone.pretrained
     return Net(backbone, neck, head)
 
 

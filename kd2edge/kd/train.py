@@ -152,6 +152,8 @@ class _Training:
         """Batches from the current step on, each read while the one before it is trained on."""
         data = self.trainer.data
         indices = [order[step * self.batch : (step + 1) * self.batch] for step in range(self.step, self.steps)]
+        if not indices:
+            return  # it was stopped after the epoch's last step
         with ThreadPoolExecutor(1) as reader:
             ahead = reader.submit(data.read, indices[0])
             for position, index in enumerate(indices):
@@ -194,7 +196,10 @@ class _Training:
     def _keep_log(self, epochs: int) -> None:
         """Drop log lines of epochs that will be trained again."""
         path = self.trainer.log
-        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        text = path.read_text() if path.exists() else ""
+        lines = [
+            json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")
+        ]  # a kill may tear one
         kept = [line for line in lines if line["stage"] != self.stage.name or line["epoch"] <= epochs]
         write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 

@@ -50,8 +50,8 @@ def load_into(net: Net, name: str) -> Path:
     if has_manifest(path):
         open_artifact(path)
     given = {_strip(key): value for key, value in _read(path).items()}
-    wanted = net.state_dict()
-    found = {key: _find(key, given) for key in wanted}
+    wanted, classifier = net.state_dict(), getattr(net.backbone, "classifier_name", None)
+    found = {key: _find(key, given, classifier) for key in wanted}
     missing = [key for key, value in found.items() if value is None and not key.endswith("num_batches_tracked")]
     if missing:
         raise UserError(
@@ -99,10 +99,12 @@ def _strip(key: str) -> str:
     return key
 
 
-def _find(key: str, given: Mapping[str, Tensor]) -> Tensor | None:
+def _find(key: str, given: Mapping[str, Tensor], classifier: str | None) -> Tensor | None:
+    """`classifier` is what a foreign net calls its last linear layer; it is looked for before the usual names."""
     names = [key, key.removeprefix("backbone."), key.removeprefix("backbone.body.")]
     if key.startswith("head."):
-        names += [f"{name}.{key.removeprefix('head.')}" for name in CLASSIFIERS]
+        known = ((classifier,) if classifier else ()) + ("head", *CLASSIFIERS)
+        names = [f"{name}.{key.removeprefix('head.')}" for name in known]
     return next((given[name] for name in names if name in given), None)
 
 

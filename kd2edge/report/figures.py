@@ -12,6 +12,7 @@ SIZES = ("size", "parameters", "macs", "peak_memory")
 NAMES = {
     "cosine_to_fp32": "cosine to fp32",
     "agreement_with_fp32": "agreement with fp32",
+    "integer_range": "integers used",
     "latency_p50": "latency p50",
     "latency_p90": "latency p90",
     "latency_p99": "latency p99",

@@ -11,7 +11,14 @@ from kd2edge.report import figures
 from kd2edge.report.model import Finding, Report, Row, Verdict
 
 ROOM_FOR_INTERVALS = 100  # columns; the speed table with intervals fits no narrower terminal
-BRIEF = ("latency_mean", "latency_std", "latency_p90")  # left to the page and the JSON
+BRIEF = (
+    "latency_mean",
+    "latency_std",
+    "latency_p90",
+    "integer_range",
+    "tar_over_far",
+    "top1_over_chance",
+)  # left to the page and the JSON
 COLOURS = {"ship": "green", "hold": "red", "undecided": "yellow", "advice": "cyan"}
 
 

@@ -1,7 +1,7 @@
 """`bench`: measure what ships, on the machine it ships to: report.json for programs, report.html for people."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,14 @@ from kd2edge.artifact import Artifact, Manifest, manifest_path
 from kd2edge.edge import bench as edge
 from kd2edge.errors import UserError
 from kd2edge.files import sha256
-from kd2edge.graph import cost
-from kd2edge.graph.load import load_model
 from kd2edge.progress import Progress, Silent
-from kd2edge.report.model import Number, Report, write_json
+from kd2edge.report.model import Report, write_json
 from kd2edge.report.page import write_page
 from kd2edge.run import Run, open_run
 from kd2edge.schema import Plugin, Target
 from kd2edge.verbs import precisions
 from kd2edge.verbs.images import completed, data_for, open_data
+from kd2edge.verbs.inspection import inspected
 from kd2edge.verbs.models import is_run, open_model, refuse_for_a_run
 from kd2edge.verbs.quantize import DEFAULT_TARGET
 
@@ -35,12 +34,14 @@ def bench(
     data: Path | None = None,
     out: Path | None = None,
     preprocess: str | None = None,
+    task: str | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Measure a run's models, or the given ONNX files, by a suite on the test images, and write report and page.
 
     Of a run the rows are the roles of its ledger, INT8 in the target's flavour; a file that is gone is a row with that
-    fault. ONNX files take their role from their manifest, or from their precision. `suite` and `target` default to
+    fault. ONNX files take their role from their manifest, or from their precision; without a manifest
+    `preprocess` and `task` are stated as for `quantize`. `suite` and `target` default to
     the run's own; for ONNX files to "model" or "model-verification" and "onnx-cpu". The report goes to `out`,
     else into the run, else to ./report.json, the page beside it. Raises `UserError` for what concerns all rows.
     """
@@ -48,13 +49,12 @@ def bench(
     if any(is_run(source) for source in sources):
         if len(sources) > 1:
             raise UserError("A run is benched alone.", "name one run, or ONNX files")
-        refuse_for_a_run(data=data, preprocess=preprocess)
+        refuse_for_a_run(data=data, preprocess=preprocess, task=task)
         run = open_run(sources[0])
         with run.lock():
             return bench_run(run, suite or run.recipe.suite, target or run.recipe.target, out, progress)
-    items, images = _given(sources, data, preprocess, progress)
-    task = items[0][1].manifest.task
-    suite = suite or ("model" if task == "classification" else "model-verification")
+    items, images = _given(sources, data, preprocess, task, progress)
+    suite = suite or ("model" if items[0][1].manifest.task == "classification" else "model-verification")
     target = target or DEFAULT_TARGET
     command = f"kd2edge bench {' '.join(map(str, sources))} --suite {suite} --target {target}"
     report = _measured(items, images, suite, target, command, progress)
@@ -106,7 +106,7 @@ def _entered(run: Run, entry: Mapping[str, Any]) -> Artifact:
 
 
 def _given(
-    sources: Sequence[Path], data: Path | None, preprocess: str | None, progress: Progress
+    sources: Sequence[Path], data: Path | None, preprocess: str | None, task: str | None, progress: Progress
 ) -> tuple[Items, Plugin]:
     """The given files by role (a second of the same role goes by its file's name), and the data that all share."""
     if not sources:
@@ -116,7 +116,7 @@ def _given(
     for path in sources:
         model = open_model(path, preprocess, progress.say)
         images = images or data_for(model, data)
-        model = completed(model, images, open_data(images), progress.say)
+        model = completed(model, images, open_data(images), task)
         role = model.manifest.role if model.manifest.role not in items else path.stem
         if role in items:
             raise UserError(f"Two of the files would be the row {role}.", "rename one of them")
@@ -135,36 +135,20 @@ def _measured(items: Items, data: Plugin, suite: str, target: str, command: str,
         done += steps
         progress.advance(steps, now=what)
 
+    source = open_data(data)
     report = edge.bench(
         items,
         drawers.read_target(target),
         Path(target).stem,
         drawers.read_suite(suite),
         Path(suite).stem,
-        open_data(data),
+        source,
         command=command,
-        extra_numbers=dict(_costs(items)),
+        extra_numbers=dict(inspected(items, source)),
         progress=tell,
     )
     progress.advance(100 - done, now="done")
     return report
-
-
-def _costs(items: Items) -> Iterator[tuple[str, dict[str, Number]]]:
-    """What each model costs on paper; a file that cannot be read says so in its row, not here."""
-    for role, artifact in items:
-        try:
-            model = load_model(artifact.path)
-            parameters, macs = cost.parameters(model), cost.macs(model)
-        except UserError:
-            continue
-        yield (
-            role,
-            {
-                "parameters": Number(value=parameters, unit="", better="lower"),
-                "macs": Number(value=macs, unit="", better="lower"),
-            },
-        )
 
 
 def _write(report: Report, logs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, progress: Progress) -> Path:

@@ -3,6 +3,7 @@
 import importlib
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from kd2edge import drawers
@@ -13,6 +14,10 @@ from kd2edge.run import Run
 from kd2edge.schema import Recipe
 
 RUNS = Path("runs")
+
+PLUGINS = (("data", "name"), ("method", "name"), ("student", "model", "name"), ("teacher", "model", "name"))
+DECLARATIONS = (("suite",), ("target",))
+PATHS = (*PLUGINS, *DECLARATIONS, ("data", "path"), ("teacher", "weights"))
 
 
 def distill(
@@ -51,14 +56,56 @@ def directory(recipe: str | None, run: Path | None, resume: bool) -> Path:
     return found[-1]
 
 
-def begin(recipe: str | None, overrides: tuple[str, ...], path: Path, resume: bool) -> Run:
-    """Make the run directory, or open the one to resume, whose recipe is then its own unless one is named."""
+def names_known(recipe: Recipe) -> None:
+    """Raise `UserError` for a suite or a target that there is not: now, not after an hour of training."""
+    drawers.read_suite(recipe.suite)
+    drawers.read_target(recipe.target)
+
+
+def begin(
+    recipe: str | None,
+    overrides: tuple[str, ...],
+    path: Path,
+    resume: bool,
+    check: Callable[[Recipe], None] = names_known,
+) -> Run:
+    """Make the run directory, or open the one to resume, whose recipe is then its own unless one is named.
+
+    `check` may refuse the recipe before a directory is made.
+    """
     if resume and not (path / runs.RECIPE).is_file() and recipe is None:
         raise UserError(f"There is no run in {path} to resume.", "leave --resume out to start one")
     if resume:
         own = path / runs.RECIPE if recipe is None else recipe
-        return runs.create(path, drawers.read_recipe(own, overrides), resume)
-    return runs.create(path, _checked(recipe or drawers.DEFAULT_RECIPE, overrides), resume)
+        declared = drawers.read_recipe(own, overrides)
+    else:
+        declared = _checked(recipe or drawers.DEFAULT_RECIPE, overrides)
+    check(declared)
+    return runs.create(path, anchored(declared), resume)
+
+
+def anchored(recipe: Recipe) -> Recipe:
+    """The recipe with its relative paths made absolute, where there is such a file or folder.
+
+    A run is worked on from any directory; a recipe may be written for the one that it lies in.
+    """
+    tree = recipe.model_dump(mode="json")
+    for *parents, key in PATHS:
+        section = tree
+        for part in parents:
+            section = section.get(part) or {}
+        value = section.get(key)
+        if isinstance(value, str) and _is_there(key, Path(value)):
+            section[key] = str(Path(value).absolute())
+    return Recipe.model_validate(tree)
+
+
+def _is_there(key: str, path: Path) -> bool:
+    """Whether a value is the path of something, and no name that happens to be a file's: names have no suffix."""
+    if key == "path":
+        return path.exists()
+    suffixes = {"name": (".py",), "suite": (".yaml", ".yml"), "target": (".yaml", ".yml")}
+    return path.is_file() and (path.suffix in suffixes[key] if key in suffixes else path.suffix != "")
 
 
 def train(run: Run, progress: Progress) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from kd2edge import shelves
 from kd2edge.edge import devices
+from kd2edge.errors import install_command
 from kd2edge.schema import Section
 
 FREE_GIB = 2.0  # a CPU torch takes one, a run some hundred MiB
@@ -107,7 +108,7 @@ def _torch() -> Iterator[Check]:
     try:
         torch = importlib.import_module("torch")
     except ImportError:
-        yield Check(name="torch", says="missing", detail="needed by distill", mend="pip install 'kd2edge[train]'")
+        yield Check(name="torch", says="missing", detail="needed by distill", mend=install_command("train"))
         return
     product = torch.ones(2, 2, dtype=torch.bfloat16) @ torch.ones(2, 2, dtype=torch.bfloat16)
     bf16 = "bf16 computes" if float(product.sum()) == 8 else "bf16 does not compute: train.precision=fp32"
@@ -115,12 +116,12 @@ def _torch() -> Iterator[Check]:
 
 
 def _tensorrt_rtx() -> Iterator[Check]:
-    yield _builder("tensorrt_rtx", "TensorRT for RTX", "pip install 'kd2edge[rtx]'")
+    yield _builder("tensorrt_rtx", "TensorRT for RTX", install_command("rtx"))
 
 
 def _tensorrt() -> Iterator[Check]:
     on_board = Path("/etc/nv_tegra_release").exists()
-    yield _builder("tensorrt", "TensorRT", "sudo apt install tensorrt" if on_board else "pip install 'kd2edge[trt]'")
+    yield _builder("tensorrt", "TensorRT", "sudo apt install tensorrt" if on_board else install_command("trt"))
 
 
 def _builder(module: str, label: str, mend: str) -> Check:
@@ -159,7 +160,7 @@ def _pycuda() -> Iterator[Check]:
         version = importlib.import_module("pycuda").VERSION_TEXT
         importlib.import_module("pycuda.driver")
     except ImportError as error:
-        yield Check(name="pycuda", says="missing", detail=f"runs engines ({error})", mend="pip install 'kd2edge[trt]'")
+        yield Check(name="pycuda", says="missing", detail=f"runs engines ({error})", mend=install_command("trt"))
         return
     yield Check(name="pycuda", says="ok", detail=version)
 

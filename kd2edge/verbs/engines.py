@@ -10,7 +10,7 @@ import numpy as np
 from kd2edge.artifact import Artifact, describe
 from kd2edge.edge.session import Backend, open_backend
 from kd2edge.errors import UserError
-from kd2edge.graph.parity import compare, run_onnx
+from kd2edge.graph.parity import Parity, compare, require, run_onnx
 from kd2edge.schema import Target
 from kd2edge.verbs.images import Floats
 from kd2edge.verbs.models import Say, inherited
@@ -28,18 +28,19 @@ def engine_builder(name: str, target: Target) -> Backend:
 
 def engine_path(model: Path, target: str) -> Path:
     """Where the engine of an ONNX file lies: beside it, by target, since an engine suits one device."""
-    return model.with_name(f"{model.stem}.{target}.engine")
+    return model.with_name(f"{model.stem}.{Path(target).stem}.engine")
 
 
 def build_engine(model: Artifact, name: str, target: Target, backend: Backend, samples: Floats, say: Say) -> Artifact:
     """Build, compare with the ONNX file on `samples` float32 [N, C, H, W] where engines run, and describe.
 
-    Raises `UserError` when the builder is not installed or refuses the graph.
+    Raises `UserError` when the builder is not installed or refuses the graph, and when the engine can run here but
+    does not, or in FP32 or FP16 does not give what its ONNX file gives; of INT8 that is told.
     """
     path = engine_path(model.path, name)
     say(f"Building {path.name} with {target.backend} ...")
     built = backend.build(model.path, target, path)
-    parity, reason = _parity(built, model, target, backend, samples)
+    parity, reason = _parity(built, model, target, backend, samples, say)
     if reason is not None:
         say(f"{path.name} is built; its parity is not proved here. {reason}")
     return describe(
@@ -59,17 +60,34 @@ def build_engine(model: Artifact, name: str, target: Target, backend: Backend, s
 
 
 def _parity(
-    engine: Path, model: Artifact, target: Target, backend: Backend, samples: Floats
+    engine: Path, model: Artifact, target: Target, backend: Backend, samples: Floats, say: Say
 ) -> tuple[dict[str, Any] | None, str | None]:
-    """What the comparison with ONNX Runtime gave, or the reason why the engine cannot run on this machine."""
-    try:
-        with backend.open(engine, target) as session:
-            most = target.batch.max
-            rows = [session.infer(samples[start : start + most]) for start in range(0, len(samples), most)]
-    except UserError as fault:
-        return None, fault.message
+    """What the comparison with ONNX Runtime gave, or the reason why no engine can run on this machine."""
+    reason = backend.available()
+    if reason is not None:
+        return None, reason
+    with backend.open(engine, target) as session:
+        most = target.batch.max
+        rows = [session.infer(samples[start : start + most]) for start in range(0, len(samples), most)]
     found = compare(run_onnx(model.path, samples), np.concatenate(rows))
+    _require(found, engine, model, say)
     return {"against": "onnxruntime", "images": len(samples), **dataclasses.asdict(found)}, None
+
+
+def _require(found: Parity, engine: Path, model: Artifact, say: Say) -> None:
+    """Raise `UserError` for an engine that disagrees with its ONNX file; of INT8 it is the gate that judges.
+
+    FP32 has to reach FP16's level only: TensorRT may multiply float32 in TF32, which has FP16's mantissa.
+    """
+    int8 = model.manifest.precision == "int8"
+    try:
+        require(found, "int8" if int8 else "fp16")
+    except UserError as alarm:
+        cosines = f"cosine {found.cosine_mean:.5f} on average and {found.cosine_min:.5f} at worst"
+        sentence = f"{engine.name} does not give what {model.path.name} gives: {cosines}."
+        if not int8:
+            raise UserError(sentence, "the builder is at fault, not the training: try another version of it") from alarm
+        say(sentence)
 
 
 def _version(package: str) -> str:

@@ -53,6 +53,7 @@ def export(
     out: Path | None = None,
     data: Path | None = None,
     preprocess: str | None = None,
+    task: str | None = None,
     progress: Progress | None = None,
 ) -> list[Artifact]:
     """The `onnx` file of each precision of `target` (the default), or with `trt` the engine built from each, or both.
@@ -63,13 +64,13 @@ def export(
     """
     progress = progress or Silent()
     if is_run(source):
-        refuse_for_a_run(data=data, preprocess=preprocess)
+        refuse_for_a_run(data=data, preprocess=preprocess, task=task)
         run = open_run(source)
         with run.lock():
             return export_run(run, target or run.recipe.target, onnx, trt, out, progress)
     model = open_model(source, preprocess, progress.say)
     images = data_for(model, data)
-    model = completed(model, images, open_data(images), progress.say)
+    model = completed(model, images, open_data(images), task)
     return _exported(_model_job(model, target or DEFAULT_TARGET, out, progress.say), onnx, trt, out)
 
 

@@ -3,6 +3,7 @@
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ from kd2edge.artifact import Artifact
 from kd2edge.data import Ints, Source, Split, normalize, open_source
 from kd2edge.errors import UserError
 from kd2edge.graph.parity import run_onnx
-from kd2edge.schema import Plugin, Preprocessing
+from kd2edge.schema import Plugin, Preprocessing, TaskName
 from kd2edge.verbs.models import Say, preprocessing_of
 
 Floats = npt.NDArray[np.float32]
@@ -68,7 +69,12 @@ def training_batches(model: Artifact, source: Source, images: int, seed: int, sa
 
 def test_samples(model: Artifact, source: Source) -> Floats:
     """The images float32 [N, C, H, W] on which an export proves parity; the same ones on every call."""
-    return np.concatenate(list(_drawn(source.split("test"), SAMPLES, 0, preprocessing_of(model))))
+    return np.concatenate(list(test_batches(model, source, SAMPLES)))
+
+
+def test_batches(model: Artifact, source: Source, images: int) -> Batches:
+    """At most `images` test images, the same ones on every call."""
+    return _drawn(source.split("test"), images, 0, preprocessing_of(model))
 
 
 def probe_of(model: Artifact) -> dict[str, Floats]:
@@ -84,19 +90,35 @@ def probe_of(model: Artifact) -> dict[str, Floats]:
         raise UserError(f"The probe {path} cannot be read: {error}.", "make the run again") from error
 
 
-def completed(model: Artifact, data: Plugin, source: Source, say: Say) -> Artifact:
-    """A foreign model with its data and its task: as many outputs as classes make a classifier, else an embedding."""
-    if model.manifest.task is not None:
-        return Artifact(model.path, model.manifest.model_copy(update={"data": data}))
+def completed(model: Artifact, data: Plugin, source: Source, task: str | None) -> Artifact:
+    """A model with its data and its task: its manifest's, else the one stated, else classification.
+
+    Raises `UserError` for a task that contradicts the manifest, and for a classifier that has not as many outputs as
+    the data has classes: it may be an embedding, but then somebody has to say so.
+    """
+    if task is not None and task not in get_args(TaskName):
+        raise UserError(f"There is no task {task!r}.", " or ".join(get_args(TaskName)))
+    known = model.manifest.task
+    if known is not None and task not in (None, known):
+        raise UserError(f"The manifest of {model.path} says {known}, not {task}.", "leave --task out")
+    stated = {} if known is not None else _embedding() if task == "verification" else _classifier(model, source)
+    return Artifact(model.path, model.manifest.model_copy(update={"data": data, **stated}))
+
+
+def _embedding() -> dict[str, object]:
+    return {"task": "verification", "output": "embedding"}
+
+
+def _classifier(model: Artifact, source: Source) -> dict[str, object]:
     split = source.split("test")
     images = next(iter(_drawn(split, 1, 0, preprocessing_of(model))))
     outputs, classes = run_onnx(model.path, images).shape[-1], len(split.classes)
-    if outputs == classes:
-        stated = {"task": "classification", "output": "logits", "classes": tuple(split.classes)}
-    else:
-        stated = {"task": "verification", "output": "embedding"}
-        say(f"{model.path.name} gives {outputs} values and the data has {classes} classes: taken as an embedding.")
-    return Artifact(model.path, model.manifest.model_copy(update={"data": data, **stated}))
+    if outputs != classes:
+        raise UserError(
+            f"{model.path.name} has {outputs} outputs, but the data has {classes} classes.",
+            "name the data it classifies, or say --task verification if its outputs are an embedding",
+        )
+    return {"task": "classification", "output": "logits", "classes": tuple(split.classes)}
 
 
 def _drawn(split: Split, images: int, seed: int, preprocessing: Preprocessing) -> Batches:

@@ -39,24 +39,26 @@ def quantize(
     calibrator: str | None = None,
     out: Path | None = None,
     preprocess: str | None = None,
+    task: str | None = None,
     progress: Progress | None = None,
 ) -> Artifact:
     """INT8 of a run or of an ONNX file, calibrated on training images, for the flavour of `target`.
 
     A run has its images, its number of them and its seed in its recipe. An ONNX file is calibrated on `data`, a
     folder of class folders under train/, unless its manifest names a data set; without a manifest `preprocess` states
-    how pixels become its input (`models.CONVENTIONS`). The target defaults to the run's own, then to "onnx-cpu".
+    how pixels become its input (`models.CONVENTIONS`), and `task` whether its outputs are an embedding ("verification")
+    or logits ("classification", the default). The target defaults to the run's own, then to "onnx-cpu".
     Raises `UserError` for a target without INT8, a model that is quantized already, and missing or unusable images.
     """
     progress = progress or Silent()
     if is_run(source):
-        refuse_for_a_run(data=data, out=out, preprocess=preprocess)
+        refuse_for_a_run(data=data, out=out, preprocess=preprocess, task=task)
         run = open_run(source)
         with run.lock():
             return quantize_run(run, target or run.recipe.target, calibrator, progress)
     model = open_model(source, preprocess, progress.say)
     images = data_for(model, data)
-    model = completed(model, images, open_data(images), progress.say)
+    model = completed(model, images, open_data(images), task)
     name = target or DEFAULT_TARGET
     aim = _int8_target(name)
     path = out or precisions.beside(source, "int8", aim.flavour)

@@ -5,10 +5,12 @@ from pathlib import Path
 
 from kd2edge import drawers
 from kd2edge.artifact import open_artifact
+from kd2edge.edge.session import open_backend
 from kd2edge.errors import UserError
 from kd2edge.progress import Progress, Silent
 from kd2edge.report.model import Report, Verdict, read_report
 from kd2edge.run import Run
+from kd2edge.schema import Recipe
 from kd2edge.verbs import precisions
 from kd2edge.verbs.bench import REPORT, bench_run, run_items
 from kd2edge.verbs.distill import begin, directory, require_torch, train
@@ -39,14 +41,18 @@ def ship(
     """The whole way from a recipe to a verdict. `suite` and `target` default to the recipe's own.
 
     A step is passed over if the ledger shows that it was done and the files it made are still what they were. Raises
-    `UserError` as its steps do.
+    `UserError` as its steps do, and before any of them if what is left cannot be benched on this machine.
     """
     progress = progress or Silent()
     if not resume:
         require_torch()
-    made = begin(recipe, overrides, directory(recipe, run, resume), resume)
+    path = directory(recipe, run, resume)
+
+    def ready(declared: Recipe) -> None:
+        _ready(Run(path), suite or declared.suite, target or declared.target)
+
+    made = begin(recipe, overrides, path, resume, ready)
     suite, target = suite or made.recipe.suite, target or made.recipe.target
-    drawers.read_suite(suite)  # a misspelt name is told before an hour of training, not after it
     quantizes = "int8" in drawers.read_target(target).precisions
     with made.lock():
         if not _trained(made):
@@ -58,6 +64,17 @@ def ship(
         report = _benched(made, suite, target) or bench_run(made, suite, target, None, progress)
         verdict = gate(made.path, progress=progress)
     return Shipped(made, report, verdict, (made.path / REPORT).with_suffix(".html"))
+
+
+def _ready(run: Run, suite: str, target: str) -> None:
+    """Raise `UserError` for an unknown suite or target, or one that has to be benched and cannot be run here."""
+    drawers.read_suite(suite)
+    fault = open_backend(drawers.read_target(target).backend).available()
+    if fault is not None and _benched(run, suite, target) is None:
+        raise UserError(
+            f"The target {target} cannot be benched here: {fault}",
+            "name another --target, or only train: kd2edge distill",
+        )
 
 
 def _trained(run: Run) -> bool:

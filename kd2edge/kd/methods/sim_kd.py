@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 
+import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from kd2edge.errors import UserError, first_line
 from kd2edge.kd.method import Batch, Losses, Method, Stage
 from kd2edge.kd.net import Net, Shape, fmap_shape
 from kd2edge.kd.tasks import Task
@@ -16,6 +18,7 @@ class SimKD(Method):
     """L = MSE(P(F_s), F_t), the mean over all elements (section 3.2). No labels are used.
 
     What ships is trunk → projector P → the teacher's neck and head, so the projector's cost ships too.
+    Raises `UserError`, before anything is trained, when these do not fit together.
     """
 
     class Config(PluginConfig):
@@ -30,12 +33,15 @@ class SimKD(Method):
         wanted, *self.size = fmap_shape(self.teacher, shape)
         shrink = (self.size[0], self.size[1]) if height > self.size[0] or width > self.size[1] else None
         self.trunk = ProjectedTrunk(student.backbone, projector(channels, wanted, config), shrink)
+        self.neck = neck_behind_map(self.teacher, shape)
+        _require_it_runs(self.deployable(), shape)
+        self.trunk.train()
 
     def stages(self) -> Iterator[Stage]:
         yield Stage("student", self.trunk, self.losses, frozen=(self.teacher,))
 
     def deployable(self) -> Net:
-        return Net(self.trunk, self.teacher.neck, self.teacher.head)
+        return Net(self.trunk, self.neck, self.teacher.head)
 
     def losses(self, batch: Batch) -> Losses:
         projected, target = self.trunk(batch.images), self.taught(batch).fmap
@@ -66,3 +72,35 @@ def projector(channels: int, wanted: int, config: SimKD.Config) -> nn.Sequential
         convolution = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
         layers += [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
     return nn.Sequential(*(layers if config.relu else layers[:-1]))
+
+
+@torch.no_grad()
+def neck_behind_map(teacher: Net, shape: Shape) -> nn.Module:
+    """What leads from the frozen teacher's last feature map [N, C, H, W] to its embedding [N, d].
+
+    A backbone that pools by its own means left the pooling out of the neck; here it is put back before it. That is
+    right only where average pooling alone follows the map, which is tried on noise; raises `UserError` where more does.
+    """
+    if not getattr(teacher.backbone, "pools", False):
+        return teacher.neck
+    noise = torch.randn(2, shape.channels, *shape.size, generator=torch.Generator().manual_seed(0))
+    fmap, pooled = teacher.backbone(noise)
+    mean = fmap.mean((2, 3))
+    if mean.shape != pooled.shape or (mean - pooled).abs().max() > 1e-3 * pooled.abs().max():
+        raise UserError(
+            "SimKD needs a teacher with nothing but average pooling between its last feature map and its classifier; "
+            f"this one has more at {shape.size[0]}×{shape.size[1]} pixels.",
+            "raise data.size where that map has a single pixel, or choose another teacher.model or method",
+        )
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), teacher.neck)
+
+
+@torch.no_grad()
+def _require_it_runs(shipped: Net, shape: Shape) -> None:
+    try:
+        shipped.eval()(torch.zeros(1, shape.channels, *shape.size))
+    except RuntimeError as error:
+        raise UserError(
+            f"The teacher's neck and head do not fit behind the student's feature map: {first_line(error)}.",
+            "choose a student with a smaller stride, or a teacher with neck: gap",
+        ) from error
