@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
 from kd2edge import drawers
 from kd2edge.artifact import Artifact
@@ -15,6 +16,7 @@ from kd2edge.graph.run import run_onnx
 from kd2edge.schema import Precision, Target
 from kd2edge.verbs.engines import build_engine, engine_path
 from kd2edge.verbs.models import open_model
+from kd2edge.verbs.predict import Classified, predict
 from tests import graphs
 
 TARGET = drawers.read_target("nvidia-rtx")
@@ -94,3 +96,18 @@ def test_only_a_machine_that_cannot_run_engines_excuses_a_proof(model: Artifact)
 
 def test_an_engine_is_named_after_its_target_even_where_that_is_a_file() -> None:
     assert engine_path(Path("a/net.onnx"), "there/board.yaml") == Path("a/net.board.engine")
+
+
+def test_an_engine_is_asked_like_any_other_model(
+    model: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`predict` opens an engine by the target in its manifest, and an altered engine not at all."""
+    engine, _ = built(model, Imitation())
+    picture = tmp_path / "picture.png"
+    Image.fromarray(np.full((16, 16, 3), 90, np.uint8)).save(picture)
+    monkeypatch.setattr("kd2edge.verbs.engines.open_backend", lambda name: Imitation())
+    (answer,) = predict(engine.path, [picture])
+    assert isinstance(answer, Classified)
+    engine.path.write_bytes(engine.path.read_bytes() + b"\0")
+    with pytest.raises(UserError, match="sha256 differs"):
+        predict(engine.path, [picture])

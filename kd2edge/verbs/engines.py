@@ -59,6 +59,18 @@ def build_engine(model: Artifact, name: str, target: Target, backend: Backend, s
     )
 
 
+def run_engine(engine: Artifact, images: Floats) -> Floats:
+    """Outputs float32 [N, D] of an engine whose manifest was verified. Raises `UserError` where it cannot run here."""
+    target = Target.model_validate(engine.manifest.details.get("target"))
+    return _inferred(open_backend(target.backend), engine.path, target, images)
+
+
+def _inferred(backend: Backend, engine: Path, target: Target, images: Floats) -> Floats:
+    with backend.open(engine, target) as session:
+        most = target.batch.max
+        return np.concatenate([session.infer(images[start : start + most]) for start in range(0, len(images), most)])
+
+
 def _parity(
     engine: Path, model: Artifact, target: Target, backend: Backend, samples: Floats, say: Say
 ) -> tuple[dict[str, Any] | None, str | None]:
@@ -66,10 +78,7 @@ def _parity(
     reason = backend.available()
     if reason is not None:
         return None, reason
-    with backend.open(engine, target) as session:
-        most = target.batch.max
-        rows = [session.infer(samples[start : start + most]) for start in range(0, len(samples), most)]
-    found = compare(run_onnx(model.path, samples), np.concatenate(rows))
+    found = compare(run_onnx(model.path, samples), _inferred(backend, engine, target, samples))
     _require(found, engine, model, say)
     return {"against": "onnxruntime", "images": len(samples), **dataclasses.asdict(found)}, None
 

@@ -14,6 +14,7 @@ from kd2edge.progress import Progress, Silent
 from kd2edge.run import Run, open_run
 from kd2edge.schema import Section
 from kd2edge.verbs.bench import run_items
+from kd2edge.verbs.engines import run_engine
 from kd2edge.verbs.gate import threshold_of, verdict_of
 from kd2edge.verbs.images import Floats
 from kd2edge.verbs.models import is_run, open_model, preprocessing_of, refuse_for_a_run
@@ -47,7 +48,8 @@ def predict(
 ) -> list[Classified] | Compared:
     """Run a model on image files: `Classified` for each if it gives logits, one `Compared` if it gives embeddings.
 
-    Of a run, the model is the one its gate recommends, else FP32. Raises `UserError` for an unreadable image.
+    `model` is a run, an ONNX file, or an engine with its manifest, which runs on the device it was built for. Of a run
+    it is the one its gate recommends, else FP32. Raises `UserError` for an unreadable image.
     """
     progress = progress or Silent()
     if not images:
@@ -59,7 +61,8 @@ def predict(
         progress.say(f"The run's {opened.manifest.role} model: {opened.path}")
     else:
         opened, threshold = open_model(model, preprocess, progress.say), None
-    outputs = run_onnx(opened.path, _decoded(opened, images))
+    compute = run_engine if opened.manifest.kind == "engine" else _run_onnx
+    outputs = compute(opened, _decoded(opened, images))
     if _gives_logits(opened):
         return [_classified(str(image), row, opened) for image, row in zip(images, outputs, strict=True)]
     return _compared(images, outputs, threshold)
@@ -72,6 +75,10 @@ def _of_run(run: Run) -> tuple[Artifact, float | None]:
     if role not in models:
         raise UserError(f"{run.path} has no model yet.", f"kd2edge distill --run {run.path} --resume")
     return open_artifact(models[role].path), threshold_of(run.path, role)
+
+
+def _run_onnx(model: Artifact, images: Floats) -> Floats:
+    return run_onnx(model.path, images)
 
 
 def _gives_logits(model: Artifact) -> bool:
