@@ -65,6 +65,7 @@ def test_every_method_keeps_the_contract(name: str, task: TaskName, tmp_path: Pa
     samples = batch(9, 4).images.numpy()
     reference, found = to_onnx.export(method.deployable(), method.task.output, samples, tmp_path / "net.onnx")
     assert found.cosine_min > 0.99999
+    assert b"kd2edge" not in (tmp_path / "net.onnx").read_bytes()  # no stack traces, no paths of this machine
     assert run_onnx(tmp_path / "net.onnx", samples[:3]).shape == (3, reference.shape[1])
 
 
@@ -163,6 +164,7 @@ def test_sim_kd_pools_for_a_teacher_that_pools_by_its_own_means(embedding: int |
     assert not any(module.training for module in teacher.modules())
     _, found = to_onnx.export(shipped, "logits", at.images.numpy(), tmp_path / "net.onnx")
     assert found.cosine_min > 0.99999
+    assert b"kd2edge" not in (tmp_path / "net.onnx").read_bytes()  # no stack traces, no paths of this machine
 
 
 @pytest.mark.parametrize("width", [16, 24])

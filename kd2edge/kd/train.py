@@ -89,7 +89,7 @@ class _Training:
         self._restore()
         for module in (self.stage.learner, *self.stage.frozen):
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.trainer.progress.start(f"{self.stage.name}", self.epochs * self.steps)
+        self.trainer.progress.start(f"{self.trainer.folder.name}: {self.stage.name}", self.epochs * self.steps)
         self.trainer.progress.advance(self.epoch * self.steps + self.step)
         with _stop_at_step() as stop:
             while self.epoch < self.epochs:
