@@ -224,7 +224,7 @@ def test_what_no_export_can_do_is_refused(tmp_path: Path, images: Path) -> None:
     with pytest.raises(UserError, match="quantized already"):
         quantize(int8.path)
     with pytest.raises(UserError, match="there is no engine to build"):
-        export(source, trt=True, data=images)
+        export(source, trt=True, target="onnx-cpu", data=images)
     int8.path.write_bytes(int8.path.read_bytes() + b" ")
     with pytest.raises(UserError, match="sha256 differs"):
         bench([int8.path])

@@ -14,7 +14,7 @@ from kd2edge.edge.session import Floats
 from kd2edge.errors import UserError
 from kd2edge.graph.run import run_onnx
 from kd2edge.schema import Precision, Target
-from kd2edge.verbs.engines import build_engine, engine_path
+from kd2edge.verbs.engines import build_engine, default_target, engine_path
 from kd2edge.verbs.models import open_model
 from kd2edge.verbs.predict import Classified, predict
 from tests import graphs
@@ -111,3 +111,21 @@ def test_an_engine_is_asked_like_any_other_model(
     engine.path.write_bytes(engine.path.read_bytes() + b"\0")
     with pytest.raises(UserError, match="sha256 differs"):
         predict(engine.path, [picture])
+
+
+@pytest.mark.parametrize(
+    ("installed", "machine", "target"),
+    [
+        ({"tensorrt", "tensorrt_rtx"}, "x86_64", "nvidia-dgpu"),
+        ({"tensorrt_rtx"}, "x86_64", "nvidia-rtx"),
+        (set[str](), "x86_64", "nvidia-dgpu"),
+        ({"tensorrt"}, "aarch64", "jetson-orin-nano"),
+    ],
+)
+def test_trt_alone_aims_at_what_is_installed(
+    installed: set[str], machine: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if name in installed else None)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert default_target() == target
+    assert target in drawers.names("targets")

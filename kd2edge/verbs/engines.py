@@ -2,6 +2,8 @@
 
 import dataclasses
 import importlib.metadata
+import importlib.util
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,13 @@ def engine_builder(name: str, target: Target) -> Backend:
             "leave --trt out, or name a TensorRT target (kd2edge list targets)",
         )
     return open_backend(target.backend)
+
+
+def default_target() -> str:
+    """The target of `--trt` where none is named: TensorRT's where it is installed, else TensorRT for RTX's."""
+    if importlib.util.find_spec("tensorrt") is None and importlib.util.find_spec("tensorrt_rtx") is not None:
+        return "nvidia-rtx"
+    return "jetson-orin-nano" if platform.machine() == "aarch64" else "nvidia-dgpu"
 
 
 def engine_path(model: Path, target: str) -> Path:
