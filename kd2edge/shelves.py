@@ -8,7 +8,7 @@ import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeGuard, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -44,7 +44,7 @@ def load(shelf: str, name: str, base: type[T]) -> type[T]:
     found = [
         item
         for item in vars(module).values()
-        if isinstance(item, type) and issubclass(item, base) and item.__module__ == module.__name__
+        if _is_class(item) and issubclass(item, base) and item.__module__ == module.__name__
     ]
     if len(found) != 1:
         raise UserError(
@@ -90,10 +90,15 @@ def _keys_at(config: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if _is_class(annotation) and issubclass(annotation, BaseModel):
         yield annotation
     for argument in get_args(annotation):
         yield from _models_in(argument)
+
+
+def _is_class(item: Any) -> TypeGuard[type[Any]]:
+    """A class and no generic alias: Python 3.10 takes `list[int]` for a type too."""
+    return isinstance(item, type) and get_origin(item) is None
 
 
 def nearest(word: str, known: list[str]) -> str:
