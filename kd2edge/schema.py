@@ -201,8 +201,12 @@ class Rule(Section):
 
 
 class Suite(Section):
-    """One YAML of `benchmarks/suites/`: what to measure, and the rules a model must meet to ship."""
+    """One YAML of `benchmarks/suites/`: what to measure, and the rules a model must meet to ship.
+
+    `split: val` is for choosing between recipes; what ships is judged on "test".
+    """
 
     about: str
+    split: Literal["test", "val"] = "test"
     latency: Latency = Latency()
     rules: tuple[Rule, ...]

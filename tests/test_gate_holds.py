@@ -64,7 +64,7 @@ def teacher(made: Run, student: Artifact) -> Artifact:
 def measured(run: Run, *roles: str) -> Report:
     items = [(role, item) for role, item in run_items(run, TARGET) if role in roles or not roles]
     source = open_source(run.recipe.data.model_dump())
-    extra = dict(inspected(items, source))
+    extra = dict(inspected(items, source, "test"))
     return bench(items, TARGET, "onnx-cpu", SHORT, "default", source, extra_numbers=extra)
 
 

@@ -7,9 +7,9 @@ from onnx import ModelProto
 
 from kd2edge.errors import UserError
 from kd2edge.graph.fold import fold
-from kd2edge.graph.keep import Flavour
 from kd2edge.graph.placement import Plan, make_plan
 from kd2edge.graph.topology import Topology
+from kd2edge.schema import Flavour
 from tests.graphs import NETS, SIZE, Net, face_net, pooled_net, residual_net, simkd_net
 
 FLAVOURS: list[Flavour] = ["tensorrt", "ort-x86"]

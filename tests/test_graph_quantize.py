@@ -14,7 +14,6 @@ from onnx import ModelProto, TensorProto, numpy_helper
 
 from kd2edge.errors import UserError
 from kd2edge.graph.fold import fold
-from kd2edge.graph.keep import Flavour
 from kd2edge.graph.load import load_model, save_model
 from kd2edge.graph.parity import compare
 from kd2edge.graph.placement import make_plan
@@ -22,6 +21,7 @@ from kd2edge.graph.quantize import Quantized, insert, quantize_model
 from kd2edge.graph.run import run_onnx
 from kd2edge.graph.scales import Calibrator, Range
 from kd2edge.graph.topology import Topology, opset
+from kd2edge.schema import Flavour
 from tests.graphs import NETS, Net, face_net, images, pooled_net, residual_net
 
 FLAVOURS: list[Flavour] = ["tensorrt", "ort-x86"]

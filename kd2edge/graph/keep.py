@@ -1,15 +1,12 @@
 """Which layers stay in float, and why: the reasons a person reads beside a plan."""
 
-from typing import Literal
-
 from onnx import NodeProto
 
 from kd2edge.graph.topology import COMPUTE, Shape, Topology, attribute
-
-Flavour = Literal["tensorrt", "ort-x86"]
+from kd2edge.schema import Flavour
 
 ACTIVATIONS = ("Relu", "Clip", "PRelu", "LeakyRelu")
-KERNELS = {"tensorrt": ("Conv", "ConvTranspose", "Gemm"), "ort-x86": ("Conv", "Gemm")}
+KERNELS: dict[Flavour, tuple[str, ...]] = {"tensorrt": ("Conv", "ConvTranspose", "Gemm"), "ort-x86": ("Conv", "Gemm")}
 
 
 def kept_in_float(graph: Topology, known: dict[str, Shape], flavour: Flavour) -> dict[str, str]:

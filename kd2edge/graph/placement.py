@@ -14,8 +14,9 @@ from onnx import ModelProto, NodeProto
 
 from kd2edge.errors import UserError
 from kd2edge.graph.cost import layer_macs
-from kd2edge.graph.keep import Flavour, is_residual, kept_in_float, outlier_tensors
+from kd2edge.graph.keep import is_residual, kept_in_float, outlier_tensors
 from kd2edge.graph.topology import COMPUTE, Topology, attribute, shapes
+from kd2edge.schema import Flavour
 
 MOVES = ("MaxPool", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose")
 Edge = tuple[str, str, int]  # tensor, the node that reads it, at which input slot

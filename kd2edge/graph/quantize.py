@@ -14,11 +14,11 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 from kd2edge.errors import UserError
 from kd2edge.graph.calibrate import Images, collect
 from kd2edge.graph.fold import fold
-from kd2edge.graph.keep import Flavour
 from kd2edge.graph.placement import Coverage, Layer, Plan, Site, make_plan
 from kd2edge.graph.run import session
 from kd2edge.graph.scales import Calibrator, Range, affine, fit_bias, quantize_weight, symmetric, weight_scales
 from kd2edge.graph.topology import Array, Topology, add_initializer, drop_unread
+from kd2edge.schema import Flavour
 
 Scales = Mapping[str, NDArray[np.float32]]
 

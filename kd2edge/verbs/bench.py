@@ -135,16 +135,17 @@ def _measured(items: Items, data: Plugin, suite: str, target: str, command: str,
         done += steps
         progress.advance(steps, now=what)
 
-    source = open_data(data)
+    source, rules = open_data(data), drawers.read_suite(suite)
     report = edge.bench(
         items,
         drawers.read_target(target),
         Path(target).stem,
-        drawers.read_suite(suite),
+        rules,
         Path(suite).stem,
         source,
+        split=rules.split,
         command=command,
-        extra_numbers=dict(inspected(items, source)),
+        extra_numbers=dict(inspected(items, source, rules.split)),
         progress=tell,
     )
     progress.advance(100 - done, now="done")

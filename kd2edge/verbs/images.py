@@ -69,12 +69,12 @@ def training_batches(model: Artifact, source: Source, images: int, seed: int, sa
 
 def test_samples(model: Artifact, source: Source) -> Floats:
     """The images float32 [N, C, H, W] on which an export proves parity; the same ones on every call."""
-    return np.concatenate(list(test_batches(model, source, SAMPLES)))
+    return np.concatenate(list(batches_of(model, source, "test", SAMPLES)))
 
 
-def test_batches(model: Artifact, source: Source, images: int) -> Batches:
-    """At most `images` test images, the same ones on every call."""
-    return _drawn(source.split("test"), images, 0, preprocessing_of(model))
+def batches_of(model: Artifact, source: Source, split: str, images: int) -> Batches:
+    """At most `images` images of a split, the same ones on every call."""
+    return _drawn(source.split(split), images, 0, preprocessing_of(model))
 
 
 def probe_of(model: Artifact) -> dict[str, Floats]:

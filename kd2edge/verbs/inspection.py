@@ -10,19 +10,21 @@ from kd2edge.errors import UserError
 from kd2edge.graph import audit, cost
 from kd2edge.graph.load import load_model
 from kd2edge.report.model import Number
-from kd2edge.verbs.images import test_batches
+from kd2edge.verbs.images import batches_of
 
-AUDITED = 512  # test images on which the quantizers of an INT8 file are watched
+AUDITED = 512  # images on which the quantizers of an INT8 file are watched
 
 
-def inspected(items: Sequence[tuple[str, Artifact]], source: Source) -> Iterator[tuple[str, dict[str, Number]]]:
-    """Role → numbers. A file that cannot be read says so in its row, not here."""
+def inspected(
+    items: Sequence[tuple[str, Artifact]], source: Source, split: str
+) -> Iterator[tuple[str, dict[str, Number]]]:
+    """Role → numbers, from images of `split` where any are needed. An unreadable file says so in its row, not here."""
     for role, artifact in items:
         try:
             model = load_model(artifact.path)
             numbers = _costs(model)
             if artifact.manifest.precision == "int8" and artifact.manifest.preprocessing is not None:
-                numbers |= _integers(model, artifact, source)
+                numbers |= _integers(model, artifact, source, split)
         except UserError:
             continue
         yield role, numbers
@@ -35,9 +37,9 @@ def _costs(model: ModelProto) -> dict[str, Number]:
     }
 
 
-def _integers(model: ModelProto, artifact: Artifact, source: Source) -> dict[str, Number]:
+def _integers(model: ModelProto, artifact: Artifact, source: Source, split: str) -> dict[str, Number]:
     """The least share of its integer range that any activation uses, and the activation that does."""
-    batches = test_batches(artifact, source, AUDITED)
+    batches = batches_of(artifact, source, split, AUDITED)
     used = audit.range_used(model, batches)
     if not used:
         return {}
