@@ -15,7 +15,6 @@ from kd2edge.graph.run import run_onnx
 from kd2edge.kd import foreign, net, to_onnx, weights
 from kd2edge.kd.net import Backbone
 from kd2edge.schema import NetSpec
-from kd2edge.shelves import PluginConfig
 
 pytestmark = pytest.mark.kd
 
@@ -149,31 +148,36 @@ def test_an_unknown_arch_is_told(name: str) -> None:
         ours(name, "resnet17", 5)
 
 
-class Forked(nn.Module):
-    """Its classifier is a convolution; its last linear layer only weighs channels."""
+@pytest.mark.parametrize(("name", "arch"), [("torchvision", "resnet18"), ("timm", "resnet18")])
+def test_a_recipe_names_the_classifier_of_a_librarys_net(name: str, arch: str) -> None:
+    library(name)
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.gate, self.last = nn.Conv2d(3, 8, 3), nn.Linear(8, 8), nn.Conv2d(8, 5, 1)
+    def made(path: str) -> net.Net:
+        model = {"name": name, "arch": arch, "classifier": path}
+        return net.build(NetSpec.model_validate({"model": model}), net.Shape(3, (32, 32), 2)).eval()
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        logits: Tensor = self.last(x * self.gate(x.mean((2, 3)))[:, :, None, None]).mean((2, 3))
-        return logits
+    assert made("fc")(images()).logits.shape == (3, 2)
+    with pytest.raises(UserError, match=r"'fcc' is no module of this net \(did you mean 'fc'\?\)"):
+        made("fcc")
+    with pytest.raises(UserError, match="'layer4' is a Sequential"):
+        made("layer4")
 
 
 @pytest.mark.parametrize(
-    ("body", "size", "words"),
+    ("name", "arch", "path"),
     [
-        (nn.Sequential(nn.Conv2d(3, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), 8, "no linear classifier"),
-        (Forked(), 8, "not its classifier"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(192, 5)), 8, "no feature map"),
-        (nn.Sequential(nn.Conv2d(3, 5, 9), nn.Flatten(), nn.Linear(5, 5)), 8, "does not take 3×8×8 images"),
+        ("timm", "resnetv2_18", "head.fc"),  # a 1x1 convolution behind the pooling
+        ("torchvision", "densenet121", "classifier"),
     ],
 )
-def test_a_net_that_cannot_be_wrapped_says_why(body: nn.Module, size: int, words: str) -> None:
-    with pytest.raises(UserError, match=words):
-        foreign.ForeignBackbone(PluginConfig(), net.Shape(3, (size, size), 5), body)
+def test_named_classifiers_load_their_librarys_weights(name: str, arch: str, path: str, tmp_path: Path) -> None:
+    source = theirs(name, arch, 7)
+    model = {"name": name, "arch": arch, "classifier": path}
+    copy = net.build(NetSpec.model_validate({"model": model}), net.Shape(3, (64, 64), 7)).eval()
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    weights.load_into(copy, str(tmp_path / "w.pth"))
+    with torch.no_grad():
+        torch.testing.assert_close(copy(images(64)).logits, source(images(64)))
 
 
 def test_a_backbone_of_our_own_is_never_ready() -> None:

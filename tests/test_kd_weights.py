@@ -55,6 +55,36 @@ def test_a_torchvision_state_dict_loads_into_our_resnet(tmp_path: Path) -> None:
     assert same(source, copy)
 
 
+@pytest.mark.parametrize(("ours", "theirs"), [(True, False), (False, True), (False, False)])
+def test_a_bias_is_for_the_files_classifier_to_say(ours: bool, theirs: bool, tmp_path: Path) -> None:
+    """A teacher's logits are its own: a bias of the net's does not remain, and one in the file is not lost."""
+    source, copy = make(0), make(1)
+    for made, has in ((source, theirs), (copy, ours)):
+        if not has:
+            made.head.bias = None
+    weights.load_into(copy, str(weights.write(source, tmp_path / "w.safetensors")))
+    assert (copy.head.bias is not None) == theirs
+    assert same(source, copy)
+
+
+def test_a_bias_is_taken_from_beside_its_weight_only(tmp_path: Path) -> None:
+    source, copy = make(0), make(1)
+    state = {k.replace("backbone.", "").replace("head.", "fc."): v for k, v in source.state_dict().items()}
+    state["linear.bias"] = torch.ones(3)
+    del state["fc.bias"]
+    source.head.bias = None
+    torch.save(state, tmp_path / "w.pt")
+    weights.load_into(copy, str(tmp_path / "w.pt"))
+    assert same(source, copy)
+
+
+def test_a_file_without_a_classifier_is_told(tmp_path: Path) -> None:
+    source = make(0)
+    torch.save({k: v for k, v in source.state_dict().items() if not k.startswith("head.")}, tmp_path / "w.pt")
+    with pytest.raises(UserError, match=r"2 are missing, as 'head\.weight'"):
+        weights.load_into(make(1), str(tmp_path / "w.pt"))
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [(b"not a checkpoint", "cannot be read"), (b"", "cannot be read")],

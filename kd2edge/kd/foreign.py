@@ -1,4 +1,4 @@
-"""Any classifier of another library as a backbone: its last linear layer becomes the head, the rest stays as it is."""
+"""Any classifier of another library as a backbone: its linear classifier becomes the head, the rest stays as it is."""
 
 import importlib
 import sys
@@ -9,34 +9,49 @@ from torch import Tensor, nn
 
 from kd2edge.errors import MissingExtra, UserError, first_line
 from kd2edge.kd.net import Backbone, Shape
-from kd2edge.shelves import PluginConfig
+from kd2edge.shelves import PluginConfig, nearest
 
 _DECLARED: list[torch.library.Library] = []  # declarations live as long as their library object
 
 
 class ForeignBackbone(Backbone):
-    """Wraps a classifier. Its last linear layer is taken out, what fed it is the pooled embedding [N, d].
+    """Wraps a classifier. The linear layer that ends it is taken out, what fed it is the pooled embedding [N, d].
 
-    The feature map is the last 4-D output with more than one pixel, found by running it once.
-    Raises `UserError` when it does not take such images, when its last linear layer is not its classifier, and when
-    it has no such feature map.
+    That layer is the module at the path `classifier`, else the last linear one; it may lack a bias, and a 1x1
+    convolution is a linear layer of each pixel. The feature map is the last 4-D output with more than one pixel, found
+    by running the net. Raises `UserError` when it does not take such images, when there is no such layer or its logits
+    are no linear map of what feeds it, and when it has no such feature map.
     """
 
     pools = True
     stride = 1
 
-    def __init__(self, config: PluginConfig, shape: Shape, body: nn.Module, pretrained: bool = False) -> None:
+    def __init__(
+        self,
+        config: PluginConfig,
+        shape: Shape,
+        body: nn.Module,
+        pretrained: bool = False,
+        classifier: str | None = None,
+    ) -> None:
         super().__init__(config, shape)
-        linear = [(name, layer) for name, layer in body.named_modules() if isinstance(layer, nn.Linear)]
-        if not linear:
-            raise UserError("This net has no linear classifier to share.", "name a classifier of torchvision or timm")
-        self.classifier_name, classifier = linear[-1]
-        parent, _, last = self.classifier_name.rpartition(".")
-        setattr(body.get_submodule(parent), last, nn.Identity())
-        self.body, self.width, self.pretrained = body, classifier.in_features, pretrained
-        self.__dict__["classifier"] = classifier  # the head owns its parameters; this is only a reference
+        noise = torch.randn(1, shape.channels, *shape.size, generator=torch.Generator().manual_seed(0))
+        logits = _logits(body, noise)
+        self.classifier_name = _find(body, classifier)
+        linear = _take_out(body, self.classifier_name)
+        self.body, self.width, self.pretrained = body, linear.in_features, pretrained
+        self.__dict__["classifier"] = linear  # the head owns its parameters; this is only a reference
         self._fmap: Tensor | None = None
-        _last_spatial(body, shape, self.width).register_forward_hook(self._keep)
+        again, spatial = _again(body, noise, linear)
+        if not _equal(again, logits):
+            raise UserError(
+                f"{self.classifier_name!r} of this net is not its classifier, or not its only one: "
+                "the net returns other logits than that layer.",
+                "name another layer as model.classifier, or choose another arch",
+            )
+        if spatial is None:
+            raise UserError("This net hands on no feature map at this input size.", "raise data.size")
+        spatial.register_forward_hook(self._keep)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         pooled: Tensor = self.body(images)
@@ -49,7 +64,55 @@ class ForeignBackbone(Backbone):
 
 
 @torch.no_grad()
-def _last_spatial(body: nn.Module, shape: Shape, width: int) -> nn.Module:
+def _logits(body: nn.Module, images: Tensor) -> object:
+    try:
+        return body.eval()(images)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        _, channels, height, width = images.shape
+        raise UserError(
+            f"This net does not take {channels}×{height}×{width} images: {first_line(error)}.",
+            f"set data.size, or choose an arch that takes {channels} channels",
+        ) from error
+
+
+def _find(body: nn.Module, path: str | None) -> str:
+    """The path of the classifier: the one stated, else the last linear layer, else the last 1x1 convolution."""
+    modules: dict[str, nn.Module] = dict(body.named_modules())
+    known = [name for name, module in modules.items() if _is_pixelwise(module)]
+    known += [name for name, module in modules.items() if isinstance(module, nn.Linear)]
+    if not known:
+        raise UserError("This net has no linear classifier to share.", "name a classifier of torchvision or timm")
+    if path is None or path in known:
+        return path or known[-1]
+    what = f"a {type(modules[path]).__name__}, no linear layer" if path in modules else "no module of this net"
+    raise UserError(
+        f"The classifier {path!r} is {what}{nearest(path, known)}.",
+        f"the last of its linear layers: {', '.join(known[-5:])}",
+    )
+
+
+def _is_pixelwise(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.groups == 1
+
+
+def _take_out(body: nn.Module, path: str) -> nn.Linear:
+    """Put the identity in the classifier's place; the classifier, of a 1x1 convolution the linear layer it is."""
+    layer = body.get_submodule(path)
+    parent, _, last = path.rpartition(".")
+    setattr(body.get_submodule(parent), last, nn.Identity())
+    if isinstance(layer, nn.Linear):
+        return layer
+    assert isinstance(layer, nn.Conv2d)
+    linear = nn.Linear(layer.in_channels, layer.out_channels, layer.bias is not None)
+    linear.load_state_dict(
+        {name: value.view_as(linear.state_dict()[name]) for name, value in layer.state_dict().items()}
+    )
+    return linear
+
+
+@torch.no_grad()
+def _again(body: nn.Module, images: Tensor, classifier: nn.Linear) -> tuple[object, nn.Module | None]:
+    """The logits of a body whose classifier was taken out, and the module that makes its last feature map."""
     found: list[nn.Module] = []
 
     def look(module: nn.Module, inputs: object, output: object) -> None:
@@ -58,18 +121,18 @@ def _last_spatial(body: nn.Module, shape: Shape, width: int) -> nn.Module:
 
     hooks = [module.register_forward_hook(look) for module in body.modules()]
     try:
-        pooled = body.eval()(torch.zeros(1, shape.channels, *shape.size))
-    except (RuntimeError, AssertionError, ValueError) as error:
-        hint = f"set data.size, or choose an arch that takes {shape.channels} channels"
-        images = f"{shape.channels}×{shape.size[0]}×{shape.size[1]}"
-        raise UserError(f"This net does not take {images} images: {first_line(error)}.", hint) from error
+        logits: object = classifier(body(images))
+    except (RuntimeError, TypeError):  # a second classifier, whose output does not combine with an embedding
+        logits = None
     for hook in hooks:
         hook.remove()
-    if not isinstance(pooled, Tensor) or pooled.shape != (1, width):
-        raise UserError("This net's last linear layer is not its classifier.", "choose another arch")
-    if not found:
-        raise UserError("This net hands on no feature map at this input size.", "raise data.size")
-    return found[-1]
+    return logits, found[-1] if found else None
+
+
+def _equal(one: object, other: object) -> bool:
+    if not isinstance(one, Tensor) or not isinstance(other, Tensor) or one.shape != other.shape:
+        return False
+    return bool((one - other).abs().max() <= 1e-3 * other.abs().max())
 
 
 def torchvision_models(use: str) -> Any:

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from kd2edge.artifact import describe, has_manifest, open_artifact
 from kd2edge.errors import UserError, first_line
 from kd2edge.files import write_atomic
+from kd2edge.kd import heads
 from kd2edge.kd.net import Net
 from kd2edge.run import LEDGER, Run
 from kd2edge.shelves import nearest
@@ -42,7 +43,9 @@ def locate(name: str) -> Path:
 def load_into(net: Net, name: str) -> Path:
     """Load weights into a net and return the file they came from.
 
-    Tensors are matched by name, after dropping wrappers' prefixes; a foreign net's last linear layer becomes the head.
+    Tensors are matched by name, after dropping wrappers' prefixes; a foreign net's classifier becomes the head. Whether
+    a linear head has a bias is for the file's classifier to say.
+
     Raises `UserError` when the file cannot be read safely or is not what its manifest says, and when a tensor is
     missing or has another shape.
     """
@@ -50,8 +53,10 @@ def load_into(net: Net, name: str) -> Path:
     if has_manifest(path):
         open_artifact(path)
     given = {_strip(key): value for key, value in _read(path).items()}
-    wanted, classifier = net.state_dict(), getattr(net.backbone, "classifier_name", None)
-    found = {key: _find(key, given, classifier) for key in wanted}
+    head = _head(given, getattr(net.backbone, "classifier_name", None))
+    _fit_bias(net.head, given, head)
+    wanted = net.state_dict()
+    found = {key: _find(key, given, head) for key in wanted}
     missing = [key for key, value in found.items() if value is None and not key.endswith("num_batches_tracked")]
     if missing:
         raise UserError(
@@ -99,12 +104,23 @@ def _strip(key: str) -> str:
     return key
 
 
-def _find(key: str, given: Mapping[str, Tensor], classifier: str | None) -> Tensor | None:
-    """`classifier` is what a foreign net calls its last linear layer; it is looked for before the usual names."""
-    names = [key, key.removeprefix("backbone."), key.removeprefix("backbone.body.")]
+def _head(given: Mapping[str, Tensor], classifier: str | None) -> str:
+    """What the file calls the classifier; what a foreign net calls its own is looked for before the usual names."""
+    known = ((classifier,) if classifier else ()) + ("head", *CLASSIFIERS)
+    return next((name for name in known if f"{name}.weight" in given), "head")
+
+
+def _fit_bias(head: heads.Head, given: Mapping[str, Tensor], name: str) -> None:
+    weight, bias = given.get(f"{name}.weight"), given.get(f"{name}.bias")
+    if isinstance(head, heads.Linear) and weight is not None and (bias is None) != (head.bias is None):
+        head.bias = None if bias is None else nn.Parameter(torch.zeros(len(head.weight)))
+
+
+def _find(key: str, given: Mapping[str, Tensor], head: str) -> Tensor | None:
     if key.startswith("head."):
-        known = ((classifier,) if classifier else ()) + ("head", *CLASSIFIERS)
-        names = [f"{name}.{key.removeprefix('head.')}" for name in known]
+        value = given.get(f"{head}.{key.removeprefix('head.')}")
+        return value.flatten(1) if value is not None and value.ndim == 4 else value  # a 1x1 convolution's
+    names = [key, key.removeprefix("backbone."), key.removeprefix("backbone.body.")]
     return next((given[name] for name in names if name in given), None)
 
 

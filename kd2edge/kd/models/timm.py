@@ -10,8 +10,11 @@ class Timm(ForeignBackbone):
     """timm.create_model(<arch>); a pretrained one keeps its own classifier, which the head takes over where it fits."""
 
     class Config(PluginConfig):
+        """`classifier` is the path of the layer that classifies, as "head.fc", where the last linear one does not."""
+
         arch: str
         pretrained: bool = False
+        classifier: str | None = None
 
     def __init__(self, config: Config, shape: Shape) -> None:
         torchvision_models("A timm model")  # timm imports it
@@ -28,4 +31,4 @@ class Timm(ForeignBackbone):
             )
         except (OSError, RuntimeError) as error:
             raise UserError(f"timm cannot make {config.arch}: {first_line(error)}.") from error
-        super().__init__(config, shape, body, config.pretrained)
+        super().__init__(config, shape, body, config.pretrained, config.classifier)

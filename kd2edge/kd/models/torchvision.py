@@ -10,8 +10,11 @@ class Torchvision(ForeignBackbone):
     """torchvision.models.<arch>; a pretrained one keeps its own classifier, which the head takes over where it fits."""
 
     class Config(PluginConfig):
+        """`classifier` is the path of the layer that classifies, as "head.fc", where the last linear one does not."""
+
         arch: str
         pretrained: bool = False
+        classifier: str | None = None
 
     def __init__(self, config: Config, shape: Shape) -> None:
         models = torchvision_models("A torchvision model")
@@ -23,4 +26,4 @@ class Torchvision(ForeignBackbone):
             body = models.get_model(config.arch, **options)
         except OSError as error:
             raise UserError(f"The weights of {config.arch} cannot be fetched: {first_line(error)}.") from error
-        super().__init__(config, shape, body, config.pretrained)
+        super().__init__(config, shape, body, config.pretrained, config.classifier)
