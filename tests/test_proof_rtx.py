@@ -18,6 +18,7 @@ from kd2edge.graph.cast import to_fp16
 from kd2edge.graph.load import load_model, save_model
 from kd2edge.graph.quantize import quantize_model
 from kd2edge.kd import net, to_onnx
+from kd2edge.kd.method import Lesson
 from kd2edge.kd.methods.sim_kd import SimKD
 from kd2edge.kd.tasks import Task
 from kd2edge.schema import NetSpec, Target
@@ -47,7 +48,9 @@ def mobilefacenet_relu() -> net.Net:
 
 def sim_kd_student() -> net.Net:
     teacher = build({"model": {"name": "resnet_cifar", "arch": "8", "widths": [16, 32, 96]}, **MARGIN})
-    return SimKD(SimKD.Config(), Task("verification"), SHAPE, resnet(), net.freeze(teacher)).deployable()
+    student = NetSpec.model_validate({"model": {"name": "resnet_cifar", "arch": "8"}, **MARGIN})
+    lesson = Lesson(Task("verification"), SHAPE, student, net.freeze(teacher))
+    return SimKD(SimKD.Config(), lesson).deployable()
 
 
 NETS: dict[str, Callable[[], net.Net]] = {

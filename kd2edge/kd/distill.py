@@ -1,5 +1,7 @@
 """Recipe → nets, data, method → training → ONNX: everything a run is asked to make, comparisons included."""
 
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from kd2edge import artifact, shelves
+from kd2edge import artifact
 from kd2edge.data import Source, Split, normalize, open_source
 from kd2edge.errors import UserError
 from kd2edge.files import write_atomic
-from kd2edge.kd import net, to_onnx, weights
-from kd2edge.kd.method import Batch, Losses, Method, Stage
+from kd2edge.kd import net, store, to_onnx, weights
+from kd2edge.kd.method import Batch, Lesson, Losses, Stage, make
 from kd2edge.kd.tasks import Task
 from kd2edge.kd.train import Trainer
 from kd2edge.progress import Progress
@@ -22,6 +24,7 @@ from kd2edge.schema import Plugin, Preprocessing, Recipe, Teacher
 VERB = "distill"
 STUDENT = "fp32"
 PROBE_IMAGES = 64
+SHARED = ".shared"  # beside the runs of one folder: what one has trained, another takes over
 
 
 def distill(recipe: Recipe, run: Run, progress: Progress) -> None:
@@ -61,8 +64,7 @@ class _Work:
         spec = self.recipe.teacher
         if spec is None:
             return None
-        torch.manual_seed(self.recipe.seed)
-        teacher = net.build(spec, self.shape)
+        teacher = self._lesson(None).fresh_teacher(spec.seed)
         if spec.weights is not None:
             self.progress.say(f"teacher: weights {weights.load_into(teacher, spec.weights).name}")
         if spec.weights is None and (spec.train is not None or not is_ready(teacher)):
@@ -73,15 +75,34 @@ class _Work:
 
     def student(self, role: str, method: Plugin, teacher: net.Net | None) -> None:
         """Train a student by one method and enter it into the run under `role`; all roles start alike."""
-        plugin = shelves.load(shelves.METHODS, method.name, Method)
-        config = shelves.configure(plugin.Config, method.options, f"method {method.name}")
-        torch.manual_seed(self.recipe.seed)
-        student = net.build(self.recipe.student, self.shape)
-        learning = plugin(config, self.task, self.shape, student, teacher if plugin.needs_teacher else None)
-        trainer = self._trainer(role)
+        learning = make(method, self._lesson(teacher))
+        trainer = self._trainer(role, self.recipe.seed)
         for stage in learning.stages():
             trainer.run(stage)
-        self._finish(role, learning.deployable(), method=method.name)
+        for name, exhibit in learning.exhibits().items():
+            self._finish(name, exhibit, method=method.name)
+        account = learning.account()
+        for line in told(account):
+            self.progress.say(f"{role}: {line}")
+        self._finish(role, learning.deployable(), method=method.name, **account)
+
+    def _lesson(self, teacher: net.Net | None) -> Lesson:
+        recipe = self.recipe
+        return Lesson(
+            self.task, self.shape, recipe.student, teacher, recipe.teacher, recipe.train, recipe.seed, self._latency
+        )
+
+    def _latency(self, candidate: net.Net) -> float:
+        """Median ms of one image in the exported graph, on one thread of this machine; kept, so that a resumed run that
+        chose a net by it chooses the same again."""
+        path = self.run.path / "train" / "latency.json"
+        known: dict[str, float] = json.loads(path.read_bytes()) if path.exists() else {}
+        key = store.digest([[name, list(tensor.shape)] for name, tensor in candidate.state_dict().items()])
+        if key not in known:
+            images = normalize(self.train.read(np.arange(2)), self.how)
+            known[key] = to_onnx.latency(candidate, self.task.output, images)
+            write_atomic(path, json.dumps(known).encode())
+        return known[key]
 
     def _train_teacher(self, teacher: net.Net, spec: Teacher) -> None:
         if spec.train is None:
@@ -92,13 +113,17 @@ class _Work:
         def losses(batch: Batch) -> Losses:
             return {"ce": self.task.supervised(teacher, teacher(batch.images), batch.labels)}
 
-        self._trainer("teacher").run(Stage("teacher", teacher, losses, schedule=spec.train))
+        seed = self.recipe.seed if spec.seed is None else spec.seed
+        stage = Stage("teacher", teacher, losses, schedule=spec.train, minimises="cross-entropy")
+        self._trainer("teacher", seed).run(stage)
 
-    def _trainer(self, role: str) -> Trainer:
+    def _trainer(self, role: str, seed: int) -> Trainer:
         folder, log = self.run.path / "train" / role, self.run.path / "log" / f"{role}.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         log.parent.mkdir(exist_ok=True)
-        return Trainer(self.train, self.how, self.recipe.train, self.recipe.seed, folder, log, self.progress)
+        shared = self.run.path.parent / SHARED
+        remember = self.recipe.teacher is not None and self.recipe.teacher.remember
+        return Trainer(self.train, self.how, self.recipe.train, seed, folder, log, self.progress, shared, remember)
 
     def _finish(self, role: str, trained: net.Net, **details: Any) -> None:
         """Weights, ONNX, probe and manifests of a trained net, unless the ledger shows them done."""
@@ -138,6 +163,23 @@ class _Work:
 def is_ready(teacher: net.Net) -> bool:
     """Whether a teacher came trained, classifier and all, for these very classes."""
     return isinstance(teacher.backbone, net.Backbone) and teacher.backbone.ready
+
+
+def told(account: Mapping[str, Any]) -> Iterator[str]:
+    """What a method says about what it ships, in lines for people; its warning last."""
+    for name, value in account.items():
+        if name != "warning":
+            yield f"{name.replace('_', ' ')} {_figures(value)}"
+    if "warning" in account:
+        yield str(account["warning"])
+
+
+def _figures(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_figures(item)}" for name, item in value.items())
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _write_probe(path: Path, inputs: np.ndarray, labels: np.ndarray, reference: np.ndarray) -> None:

@@ -3,6 +3,7 @@
 CosFace: s·(cos θ − m), arXiv 1801.09414 eq. 4. ArcFace: s·cos(θ + m), arXiv 1801.07698 eq. 3.
 """
 
+import copy
 import math
 
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd2edge import schema
+from kd2edge.errors import UserError
 
 
 class Head(nn.Module):
@@ -74,6 +76,50 @@ class ArcFace(Cosine):
         beyond = cos <= -math.cos(self.margin)
         shifted = torch.where(beyond, cos - self.margin * math.sin(self.margin), shifted)
         return logits.float().index_put((rows, labels), self.scale * shifted)
+
+
+class MixedHead(Head):
+    """log[(1 − a)·softmax(g(z)) + a·softmax(g_t(A z))]: a mix of two heads' probabilities, told as logits.
+
+    `bridge` A leads from the embedding to what `theirs` g_t takes. HeadSharingKD's prediction, arXiv 2201.06945.
+    """
+
+    def __init__(self, own: Head, bridge: nn.Module, theirs: Head, mix: float) -> None:
+        super().__init__()
+        self.own, self.bridge, self.theirs, self.mix = own, bridge, theirs, mix
+
+    @property
+    def weight(self) -> nn.Parameter:  # type: ignore[override]
+        return self.own.weight
+
+    @property
+    def bias(self) -> nn.Parameter | None:  # type: ignore[override]
+        return self.own.bias
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        own = F.log_softmax(self.own(embedding), dim=1) + math.log(1 - self.mix)
+        theirs = F.log_softmax(self.theirs(self.bridge(embedding)), dim=1) + math.log(self.mix)
+        return torch.logsumexp(torch.stack([own, theirs]), dim=0)
+
+
+def worn(head: Head) -> Head:
+    """A frozen copy of a head, for another net to wear."""
+    copied = copy.deepcopy(head).requires_grad_(False)
+    return copied.eval()
+
+
+@torch.no_grad()
+def start_from(own: Head, theirs: Head) -> None:
+    """Set a head to another's weights. Raises `UserError` where their shapes differ."""
+    if own.weight.shape != theirs.weight.shape or (own.bias is None) != (theirs.bias is None):
+        shapes = f"{tuple(own.weight.shape)} and {tuple(theirs.weight.shape)}"
+        raise UserError(
+            f"The student's head cannot start from the teacher's: they are {shapes}, or only one has a bias.",
+            "give both nets the same `embedding` and head, or leave method.init_head out",
+        )
+    own.weight.copy_(theirs.weight)
+    if own.bias is not None and theirs.bias is not None:
+        own.bias.copy_(theirs.bias)
 
 
 def build(spec: schema.Head, width: int, classes: int) -> Head:

@@ -3,25 +3,34 @@
 The stages come from a generator, so that one stage is prepared after the one before it has trained.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import ClassVar
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from kd2edge import schema, shelves
 from kd2edge.errors import UserError
-from kd2edge.kd.net import Net, Out, Shape
+from kd2edge.kd.net import Net, Out, Shape, build
 from kd2edge.kd.tasks import Task
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Augmented, normalised images [N, C, H, W] float32 and labels [N] int64."""
+    """Augmented, normalised images [N, C, H, W] float32 and labels [N] int64.
+
+    `embedding` is the teacher's on these very images [N, d], where an earlier run kept it (`kd/recall.py`); where it
+    did not, `keep` takes it.
+    """
 
     images: Tensor
     labels: Tensor
+    embedding: Tensor | None = None
+    keep: Callable[[Tensor], None] | None = None
 
 
 Losses = dict[str, Tensor]
@@ -32,7 +41,13 @@ class Stage:
     """One training. `losses` gives the weighted terms of one batch, by name; the loop sums and minimises them.
 
     `learner` is trained and saved (only parameters that require gradients change); `frozen` modules are kept in
-    evaluation mode. `schedule` defaults to the recipe's, `share` scales its number of epochs.
+    evaluation mode. `schedule` defaults to the recipe's, `share` scales its number of epochs. `watch` gives further
+    figures for each epoch's line of the log. Two stages of equal `stream` (by default the name) see the same images in
+    the same order.
+
+    `minimises` says what the losses are besides the modules, in words that change when they do. A stage that says it is
+    found by its content: a run beside this one that would train the very same takes it over (`kd/store.py`).
+    `taught_by` names the teacher whose embeddings may be kept for other runs that see the same images.
     """
 
     name: str
@@ -41,6 +56,45 @@ class Stage:
     frozen: tuple[nn.Module, ...] = ()
     share: float = 1.0
     schedule: schema.Train | None = None
+    watch: Callable[[], Mapping[str, float]] | None = None
+    stream: str | None = None
+    minimises: str | None = None
+    taught_by: Net | None = None
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a method is given: task, images' shape, and the sections of the recipe that describe nets and schedule.
+
+    `student` is built anew from its section unless one is given, by `seed`; `teacher` is frozen. `latency` tells what a
+    net takes for one image, in ms, on the machine that trains.
+    """
+
+    task: Task
+    shape: Shape
+    student_spec: schema.NetSpec
+    teacher: Net | None = None
+    teacher_spec: schema.Teacher | None = None
+    plan: schema.Train | None = None
+    seed: int = 0
+    latency: Callable[[Net], float] | None = None
+    student: Net = field(default=None)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.student is None:
+            object.__setattr__(self, "student", self.fresh_student())
+
+    def fresh_student(self) -> Net:
+        """A student as it is before any training; always the same one."""
+        torch.manual_seed(self.seed)
+        return build(self.student_spec, self.shape)
+
+    def fresh_teacher(self, seed: int | None = None) -> Net:
+        """The teacher's net as it is before any training. Raises `UserError` when the recipe has no teacher."""
+        if self.teacher_spec is None:
+            raise no_teacher()
+        torch.manual_seed(self.seed if seed is None else seed)
+        return build(self.teacher_spec, self.shape)
 
 
 class Method:
@@ -51,18 +105,18 @@ class Method:
 
     needs_teacher: ClassVar[bool] = True
 
-    def __init__(
-        self, config: shelves.PluginConfig, task: Task, shape: Shape, student: Net, teacher: Net | None
-    ) -> None:
-        self.task, self.shape, self.student = task, shape, student
-        self._teacher = teacher
+    def __init__(self, config: Any, lesson: Lesson) -> None:
+        self.config, self.lesson = config, lesson
+        self.task, self.shape, self.student = lesson.task, lesson.shape, lesson.student
+        if self.needs_teacher and lesson.teacher is None:
+            raise no_teacher()
 
     @property
     def teacher(self) -> Net:
         """The frozen teacher. Raises `UserError` when the recipe has none."""
-        if self._teacher is None:
-            raise UserError("This method learns from a teacher, and the recipe has none.", "add a `teacher` section")
-        return self._teacher
+        if self.lesson.teacher is None:
+            raise no_teacher()
+        return self.lesson.teacher
 
     def stages(self) -> Iterator[Stage]:
         """The trainings, in order."""
@@ -72,8 +126,56 @@ class Method:
         """The net that ships. Default: the student."""
         return self.student
 
+    def exhibits(self) -> dict[str, Net]:
+        """Further nets that were trained on the way and are worth measuring, by role."""
+        return {}
+
+    def account(self) -> dict[str, Any]:
+        """What a user should know about what ships, as JSON; it goes into the manifest."""
+        return {}
+
+    def words(self) -> str:
+        """What its losses depend on besides the nets, for `Stage.minimises`: its file and its options."""
+        source = Path(inspect.getfile(type(self))).read_bytes()
+        return f"{hashlib.sha256(source).hexdigest()} {self.config.model_dump_json()}"
+
     def taught(self, batch: Batch) -> Out:
         """The teacher's outputs on a batch, without gradients."""
         with torch.no_grad():
             out: Out = self.teacher(batch.images)
         return out
+
+    def answers(self, batch: Batch) -> "Answers":
+        """Like `taught` without the feature map, which need not be computed where the embedding was kept."""
+        with torch.no_grad():
+            if batch.embedding is not None:
+                embedding = batch.embedding
+            else:
+                embedding = self.taught(batch).embedding
+                if batch.keep is not None:
+                    batch.keep(embedding)
+            return Answers(embedding, self.teacher.head(embedding))
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A teacher's `embedding` [N, d] and `logits` [N, classes]."""
+
+    embedding: Tensor
+    logits: Tensor
+
+
+def no_teacher() -> UserError:
+    return UserError("This method learns from a teacher, and the recipe has none.", "add a `teacher` section")
+
+
+def configured(section: schema.Plugin) -> tuple[type[Method], Any]:
+    """The plug-in that a `method` section names, and its options. Raises `UserError`, or `Faults` for faulty keys."""
+    plugin = shelves.load(shelves.METHODS, section.name, Method)
+    return plugin, shelves.configure(plugin.Config, section.options, f"method {section.name}")
+
+
+def make(section: schema.Plugin, lesson: Lesson) -> Method:
+    """The method of a `method` section, on a lesson. Raises as `configured` does, and where nets do not fit."""
+    plugin, config = configured(section)
+    return plugin(config, lesson)

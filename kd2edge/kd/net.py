@@ -134,6 +134,16 @@ def build(spec: schema.NetSpec, shape: Shape) -> Net:
     return Net(backbone, neck, head)
 
 
+def adapter(given: int, wanted: int) -> nn.Module:
+    """One net's embedding [N, `given`] → another's width: nothing where they are equal, else a linear layer."""
+    return nn.Identity() if given == wanted else nn.Linear(given, wanted)
+
+
+def behind(neck: nn.Module, bridge: nn.Module) -> nn.Module:
+    """A neck with an adapter behind it, or as it is where there is nothing to adapt."""
+    return neck if isinstance(bridge, nn.Identity) else nn.Sequential(neck, bridge)
+
+
 def freeze(module: M) -> M:
     """Turn a module into a constant: evaluation mode, no gradients."""
     module.eval().requires_grad_(False)

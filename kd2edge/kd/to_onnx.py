@@ -1,7 +1,10 @@
 """torch → ONNX: the net that ships crosses the bridge as one folded FP32 graph, compared with torch on real samples."""
 
 import contextlib
+import copy
 import logging
+import statistics
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +15,11 @@ import onnx
 import torch
 
 from kd2edge.graph import fold, load, parity
-from kd2edge.graph.run import run_onnx
+from kd2edge.graph.run import run, run_onnx, session
 from kd2edge.kd.net import Net, Shipped
 
 OPSET = 18
+WARM_UP, TIMED = 20, 100  # runs
 Images = npt.NDArray[np.float32]
 
 
@@ -34,6 +38,22 @@ def export(net: Net, output: str, samples: Images, path: Path) -> tuple[Images, 
     found = parity.compare(reference, run_onnx(path, samples))
     parity.require(found, "fp32")
     return reference, found
+
+
+def latency(net: Net, output: str, samples: Images) -> float:
+    """Median ms of one image through `net` as an ONNX graph on one thread of this CPU: for comparing candidates.
+
+    `samples` float32 [N, C, H, W], N >= 2. What may be quoted is measured by `bench`, on the target.
+    """
+    shipped = Shipped(copy.deepcopy(net), output).eval().float()
+    shipped.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    opened = session(fold.fold(_trace(shipped, samples)))
+    seconds = []
+    for _ in range(WARM_UP + TIMED):
+        began = time.perf_counter()
+        run(opened, samples[:1], [output])
+        seconds.append(time.perf_counter() - began)
+    return 1000 * statistics.median(seconds[WARM_UP:])
 
 
 def _trace(shipped: Shipped, samples: Images) -> onnx.ModelProto:

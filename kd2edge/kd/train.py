@@ -25,9 +25,10 @@ from kd2edge import schema
 from kd2edge.data import Split
 from kd2edge.errors import UserError
 from kd2edge.files import append, write_atomic
-from kd2edge.kd import checkpoint
+from kd2edge.kd import checkpoint, store
 from kd2edge.kd.augment import prepare
 from kd2edge.kd.method import Batch, Stage
+from kd2edge.kd.recall import Recall
 from kd2edge.kd.schedule import learning_rate, optimizer
 from kd2edge.progress import Progress
 
@@ -36,7 +37,8 @@ class Trainer:
     """Trains stages on one split, with its checkpoints and log in one folder.
 
     `folder/<stage>.safetensors` holds a finished stage, `folder/<stage>.partial.safetensors` an unfinished one; `log`
-    gets one JSON line per epoch.
+    gets one JSON line per epoch. Under `shared`, if given, finished stages are kept by their content, and with
+    `remember` the embeddings of the teachers that stages name.
     """
 
     def __init__(
@@ -48,9 +50,12 @@ class Trainer:
         folder: Path,
         log: Path,
         progress: Progress,
+        shared: Path | None = None,
+        remember: bool = False,
     ) -> None:
         self.data, self.how, self.plan, self.seed = data, how, plan, seed
         self.folder, self.log, self.progress = folder, log, progress
+        self.shared, self.remember = shared, remember
 
     def run(self, stage: Stage) -> None:
         """Train a stage to its end, or load it where an earlier process finished it.
@@ -62,9 +67,26 @@ class Trainer:
             stage.learner.load_state_dict(checkpoint.read(done)["learner"])
             self.progress.say(f"stage {stage.name}: finished earlier, taken from {done}")
             return
-        _Training(self, stage).run()
+        if self.shared is None or stage.minimises is None:
+            _Training(self, stage).run()
+        else:
+            self._run_once(stage, store.Store(self.shared))
         checkpoint.write({"learner": stage.learner.state_dict()}, done)
         self.partial(stage).unlink(missing_ok=True)
+
+    def _run_once(self, stage: Stage, found: store.Store) -> None:
+        """Take the stage from the store if a run beside this one trained the very same; else train and store it."""
+        training = _Training(self, stage)
+        key = training.key()
+        with found.claim(key, lambda: self.progress.say(f"stage {stage.name}: another run is training it; waiting")):
+            if found.weights(key).exists():
+                stage.learner.load_state_dict(checkpoint.read(found.weights(key))["learner"])
+                for line in found.lines(key):
+                    append(self.log, json.dumps({**line, "stage": stage.name}) + "\n")
+                self.progress.say(f"stage {stage.name}: trained by an earlier run, taken from {found.weights(key)}")
+                return
+            training.run()
+            found.put(key, stage.learner, [line for line in log_lines(self.log) if line["stage"] == stage.name])
 
     def partial(self, stage: Stage) -> Path:
         return self.folder / f"{stage.name}.partial.safetensors"
@@ -84,6 +106,24 @@ class _Training:
         self.epoch = self.step = 0
         self.sums: dict[str, float] = {}
         self.seconds = 0.0
+        self.recall = self._recall()
+
+    def key(self) -> str:
+        """What the stage's result depends on, before it has begun."""
+        stage, plan = self.stage, self.plan.model_dump(mode="json")
+        return store.digest(stage.minimises, stage.learner, *stage.frozen, self.epochs, plan, self._stream())
+
+    def _stream(self) -> str:
+        """What decides which images each step shows, and in which arithmetic they are computed on."""
+        trainer, plan = self.trainer, self.plan.model_dump(mode="json")
+        facts = [plan["augment"], trainer.how.model_dump(mode="json"), self.batch, self.precision]
+        return store.digest(trainer.data, trainer.seed, self.stage.stream or self.stage.name, facts)
+
+    def _recall(self) -> Recall | None:
+        teacher, shared = self.stage.taught_by, self.trainer.shared
+        if teacher is None or shared is None or not self.trainer.remember:
+            return None
+        return Recall(shared / "embeddings" / store.digest(teacher, self._stream()), self.steps)
 
     def run(self) -> None:
         self._restore()
@@ -118,7 +158,7 @@ class _Training:
         entropy = self._entropy(self.epoch, self.step)
         torch.manual_seed(entropy[0] ^ zlib.crc32(repr(entropy).encode()))
         generator = torch.Generator().manual_seed(zlib.crc32(repr(entropy).encode()))
-        batch = Batch(prepare(images, self.plan.augment, self.trainer.how, generator), labels)
+        batch = self._batch(prepare(images, self.plan.augment, self.trainer.how, generator), labels)
         rate = learning_rate(self.plan, self.epoch + self.step / self.steps, self.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -138,6 +178,12 @@ class _Training:
         self.trainer.progress.advance(
             1, epoch=f"{self.epoch + 1}/{self.epochs}", loss=self.sums["loss"] / (self.step + 1), images_per_second=rate
         )
+
+    def _batch(self, images: Tensor, labels: Tensor) -> Batch:
+        recall, step = self.recall, self.step
+        if recall is None:
+            return Batch(images, labels)
+        return Batch(images, labels, recall.embedding(self.epoch, step), lambda found: recall.keep(step, found))
 
     def _require_finite(self, total: Tensor, losses: dict[str, Tensor]) -> None:
         if not math.isfinite(total.item()):
@@ -163,7 +209,8 @@ class _Training:
                 yield torch.from_numpy(images), torch.from_numpy(data.labels[index])
 
     def _entropy(self, *counters: int) -> list[int]:
-        return [self.trainer.seed, zlib.crc32(self.stage.name.encode()), *counters]
+        stream = self.stage.stream or self.stage.name
+        return [self.trainer.seed, zlib.crc32(stream.encode()), *counters]
 
     def _save(self) -> None:
         tree = {
@@ -189,6 +236,7 @@ class _Training:
     def _log(self) -> None:
         figures = {name: value / self.steps for name, value in self.sums.items()}
         line: dict[str, Any] = {"stage": self.stage.name, "epoch": self.epoch + 1, **figures}
+        line |= self.stage.watch() if self.stage.watch else {}
         line |= {"lr": self.optimizer.param_groups[0]["lr"], "images": self.steps * self.batch}
         line |= {"seconds": round(self.seconds, 3), "precision": self.precision}
         append(self.trainer.log, json.dumps(line) + "\n")
@@ -196,12 +244,14 @@ class _Training:
     def _keep_log(self, epochs: int) -> None:
         """Drop log lines of epochs that will be trained again."""
         path = self.trainer.log
-        text = path.read_text() if path.exists() else ""
-        lines = [
-            json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")
-        ]  # a kill may tear one
-        kept = [line for line in lines if line["stage"] != self.stage.name or line["epoch"] <= epochs]
+        kept = [line for line in log_lines(path) if line["stage"] != self.stage.name or line["epoch"] <= epochs]
         write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+
+def log_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a training log, without a last one that a kill has torn."""
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def precision(wanted: str) -> str:

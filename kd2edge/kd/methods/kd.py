@@ -3,34 +3,36 @@
 from collections.abc import Iterator
 
 from pydantic import Field
+from torch import nn
 
+from kd2edge.kd.companions import Companions, Company
 from kd2edge.kd.losses import kl
-from kd2edge.kd.method import Batch, Losses, Method, Stage
-from kd2edge.kd.net import Net, Shape
-from kd2edge.kd.tasks import Task
-from kd2edge.shelves import PluginConfig
+from kd2edge.kd.method import Batch, Lesson, Losses, Method, Stage
 
 
 class KD(Method):
-    """L = γ·CE(p_s, y) + α·KL_τ(t‖s); with a margin head the margin is in CE only."""
+    """L = γ·CE(p_s, y) + α·KL_τ(t‖s) + companions; with a margin head the margin is in CE only."""
 
-    class Config(PluginConfig):
+    class Config(Companions):
         """The literature's CIFAR setting is γ 0.1, α 0.9, τ 4."""
 
         gamma: float = Field(0.1, ge=0)
         alpha: float = Field(0.9, ge=0)
         tau: float = Field(4.0, gt=0)
 
-    def __init__(self, config: Config, task: Task, shape: Shape, student: Net, teacher: Net | None) -> None:
-        super().__init__(config, task, shape, student, teacher)
-        self.config = config
+    def __init__(self, config: Config, lesson: Lesson) -> None:
+        super().__init__(config, lesson)
+        self.company = Company(config, self.student, self.teacher)
 
     def stages(self) -> Iterator[Stage]:
-        yield Stage("student", self.student, self.losses, frozen=(self.teacher,))
+        learner = nn.ModuleDict({"student": self.student, "company": self.company})
+        frozen = (self.teacher,)
+        yield Stage("student", learner, self.losses, frozen, taught_by=self.teacher, minimises=self.words())
 
     def losses(self, batch: Batch) -> Losses:
-        out, taught = self.student(batch.images), self.taught(batch)
+        out, answers = self.student(batch.images), self.answers(batch)
         return {
             "ce": self.config.gamma * self.task.supervised(self.student, out, batch.labels),
-            "kl": self.config.alpha * kl(out.logits, taught.logits, self.config.tau),
+            "kl": self.config.alpha * kl(out.logits, answers.logits, self.config.tau),
+            **self.company(out, answers, batch.labels),
         }

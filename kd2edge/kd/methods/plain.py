@@ -11,7 +11,7 @@ class Plain(Method):
     needs_teacher = False
 
     def stages(self) -> Iterator[Stage]:
-        yield Stage("student", self.student, self.losses)
+        yield Stage("student", self.student, self.losses, minimises="cross-entropy")
 
     def losses(self, batch: Batch) -> Losses:
         return {"ce": self.task.supervised(self.student, self.student(batch.images), batch.labels)}

@@ -1,0 +1,83 @@
+"""Finished stages and kept embeddings, found by what went into them, for all runs of one folder.
+
+A stage's key hashes everything its result depends on: the learner before it starts, the frozen nets, the loss in words,
+the schedule, the seed, the data, the versions. So a name may change and a stage is still found, and a setting may not.
+"""
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kd2edge import __version__
+from kd2edge.data import Split
+from kd2edge.files import write_atomic
+from kd2edge.kd import checkpoint
+
+SAMPLE = 32
+
+
+def digest(*parts: Any) -> str:
+    """sha256 of modules, splits, and anything JSON can hold, in order."""
+    total = hashlib.sha256(json.dumps([__version__, torch.__version__]).encode())
+    for part in parts:
+        if isinstance(part, nn.Module):
+            for name, tensor in part.state_dict().items():
+                total.update(name.encode() + _bytes(tensor))
+        elif isinstance(part, Split):
+            total.update(_split(part))
+        else:
+            total.update(json.dumps(part, sort_keys=True).encode())
+    return total.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _split(split: Split) -> bytes:
+    """Every label, and a sample of the images spread over the split: a whole data set is too much to hash."""
+    index = np.unique(np.linspace(0, len(split) - 1, SAMPLE).astype(np.int64))
+    return bytes(split.labels.tobytes()) + bytes(split.read(index).tobytes())
+
+
+class Store:
+    """A folder of finished stages by key: `<key>.safetensors`, and beside it the log of its training."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def weights(self, key: str) -> Path:
+        return self.folder / f"{key}.safetensors"
+
+    def put(self, key: str, learner: nn.Module, log: list[dict[str, Any]]) -> None:
+        """Keep a finished stage; the weights are written last, so that what is found is whole."""
+        write_atomic(self._log(key), json.dumps(log).encode())
+        checkpoint.write({"learner": learner.state_dict()}, self.weights(key))
+
+    def lines(self, key: str) -> list[dict[str, Any]]:
+        """The log of a stage that is kept, a mapping an epoch."""
+        lines: list[dict[str, Any]] = json.loads(self._log(key).read_bytes())
+        return lines
+
+    def _log(self, key: str) -> Path:
+        return self.folder / f"{key}.log.json"
+
+    @contextmanager
+    def claim(self, key: str, wait: Callable[[], None]) -> Iterator[None]:
+        """Hold a key while training for it; whoever else wants it waits, and finds it done. `wait` is told."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / f".{key}.lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                wait()
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
