@@ -2,7 +2,8 @@
 # make test   everything that CI checks        make lint   the same without the tests
 # make tables write the READMEs' tables anew   make clean  remove what can be made again (never runs/)
 # make results ship the default recipe with three seeds and keep the reports (resumable; about half an hour)
-.PHONY: demo test lint tables results clean
+# make studies do what is missing of every study, or of NAME=... (resumable; hours, on a small machine a day or more)
+.PHONY: demo test lint tables results studies clean
 
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python3.10; do \
   $$python -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$python && break; done)
@@ -54,6 +55,10 @@ results: $(VENV)/.train-stamp
 	  $(BIN)/kd2edge ship $$what --run $$run; code=$$?; \
 	  case $$code in 0|1|3) cp $$run/report.json benchmarks/results/onnx-cpu/omniglot/seed-$$seed.json;; \
 	  *) exit $$code;; esac; done
+
+studies: $(VENV)/.train-stamp
+	@for name in $(or $(NAME),$(patsubst benchmarks/studies/%.yaml,%,$(wildcard benchmarks/studies/*.yaml))); do \
+	  $(BIN)/kd2edge study $$name || exit $$?; done
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

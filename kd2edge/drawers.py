@@ -1,4 +1,4 @@
-"""The drawers: YAML declarations of recipes, targets and suites. Find, read, list, copy; `--set a.b=c` on top."""
+"""The drawers: YAML declarations of recipes, targets, suites, studies. Find, read, list, copy; `--set a.b=c` on top."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +10,16 @@ from pydantic import BaseModel, ValidationError
 from kd2edge import shelves
 from kd2edge.errors import Faults, UserError
 from kd2edge.files import write_atomic
-from kd2edge.schema import Recipe, Suite, Target
+from kd2edge.schema import Recipe, Study, Suite, Target
 
 M = TypeVar("M", bound=BaseModel)
 
-FOLDERS = {"recipes": "recipes", "targets": "export", "suites": "benchmarks/suites"}
+FOLDERS = {
+    "recipes": "recipes",
+    "targets": "export",
+    "suites": "benchmarks/suites",
+    "studies": "benchmarks/studies",
+}
 DEFAULT_RECIPE = "omniglot"
 
 
@@ -70,6 +75,10 @@ def read_target(source: Path | str) -> Target:
 
 def read_suite(source: Path | str) -> Suite:
     return read("suites", source, Suite)
+
+
+def read_study(source: Path | str) -> Study:
+    return read("studies", source, Study)
 
 
 def read(

@@ -1,4 +1,4 @@
-"""The tables of the READMEs, made from the drawers' files and from measured reports (`make tables` writes them)."""
+"""The tables of the READMEs, made from the drawers' files and from measured results (`make tables` writes them)."""
 
 import statistics
 from collections.abc import Iterator
@@ -6,9 +6,16 @@ from pathlib import Path
 
 from kd2edge import drawers
 from kd2edge.report.model import Report, read_report
+from kd2edge.report.study_table import markdown
+from kd2edge.verbs.study_table import table
 
 ROOT = Path(__file__).parents[1]
-READMES = {"recipes": "recipes/README.md", "targets": "export/README.md", "suites": "benchmarks/README.md"}
+READMES = {
+    "recipes": "recipes/README.md",
+    "targets": "export/README.md",
+    "suites": "benchmarks/README.md",
+    "studies": "benchmarks/studies/README.md",
+}
 
 
 def rows(drawer: str) -> list[str]:
@@ -48,8 +55,21 @@ def _suite(name: str) -> tuple[str, ...]:
     return suite.about, f"{suite.latency.seconds:g} s", str(len(suite.rules))
 
 
+def _study(name: str) -> tuple[str, ...]:
+    study = drawers.read_study(name)
+    trials = len(study.rows["kd"].trials)
+    return (
+        f"`{study.recipe}`",
+        ", ".join(study.rows),
+        str(len(study.seeds)),
+        str(trials) if trials else "–",
+        study.about,
+    )
+
+
 RESULTS = ROOT / "benchmarks" / "results"
 MARKS = "<!-- results: made by `make tables` -->", "<!-- end of results -->"
+STUDY_MARKS = "<!-- studies: made by `make tables` -->", "<!-- end of studies -->"
 COLUMNS = {"tar@1e-3": 2, "eer": 2, "oneshot_20way": 2, "size": 3, "latency_p50": 3}
 ROLES = {
     "teacher": "teacher",
@@ -69,9 +89,21 @@ def results(target: str, recipe: str) -> str:
 
 def put_results(text: str) -> str:
     """A README with its results table made anew between the marks."""
-    before, rest = text.split(MARKS[0])
-    after = rest.split(MARKS[1])[1]
-    return f"{before}{MARKS[0]}\n{results('onnx-cpu', drawers.DEFAULT_RECIPE)}\n{MARKS[1]}{after}"
+    return _put(text, MARKS, results("onnx-cpu", drawers.DEFAULT_RECIPE))
+
+
+def put_studies(text: str) -> str:
+    """The studies' README with the table of every study, as its results are now, between the marks."""
+    told = [
+        f"## {name}\n\n{drawers.read_study(name).about}.\n\n{markdown(table(name))}"
+        for name in drawers.names("studies")
+    ]
+    return _put(text, STUDY_MARKS, "\n" + "\n\n".join(told) + "\n")
+
+
+def _put(text: str, marks: tuple[str, str], made: str) -> str:
+    before, rest = text.split(marks[0])
+    return f"{before}{marks[0]}\n{made}\n{marks[1]}{rest.split(marks[1])[1]}"
 
 
 def _row(role: str, reports: list[Report]) -> str:
@@ -109,10 +141,12 @@ def _under(reports: list[Report]) -> str:
     )
 
 
-ABOUT = {"recipes": _recipe, "targets": _target, "suites": _suite}
+ABOUT = {"recipes": _recipe, "targets": _target, "suites": _suite, "studies": _study}
+MADE = {"README.md": put_results, READMES["studies"]: put_studies}
 
 if __name__ == "__main__":
     for drawer in ABOUT:
         write(drawer)
-    readme = ROOT / "README.md"
-    readme.write_text(put_results(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    for readme, put in MADE.items():
+        path = ROOT / readme
+        path.write_text(put(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -16,7 +16,7 @@ from kd2edge.cli.terminal import Terminal
 from kd2edge.errors import UserError
 from kd2edge.report.model import Number, Report, Row, write_json
 from kd2edge.schema import Rule, Suite
-from kd2edge.verbs import distill, shelf
+from kd2edge.verbs import distill, shelf, study
 from kd2edge.verbs.doctor import Check, base_is_broken, doctor
 
 SHIPS = Number(value=90, unit="%", low=85, high=95)
@@ -87,6 +87,7 @@ def test_copy_never_overwrites(tmp_path: Path) -> None:
         (["list", "recipe"], "did you mean 'recipes'?"),
         (["show", "targets", "onnx-gpu"], "did you mean 'onnx-cpu'?"),
         (["show", "methods", "k_d"], "did you mean 'kd'?"),
+        (["study", "omniglot-verifcation", "--table"], "did you mean 'omniglot-verification'?"),
         (["distill", "no-such-recipe"], "There is no 'no-such-recipe' among the recipes"),
         (["gate", "nothing-here"], "There is no report nothing-here"),
         (["quantize", "nothing.onnx"], "There is no ONNX file nothing.onnx"),
@@ -159,6 +160,27 @@ def test_an_interruption_is_exit_130_and_tells_how_to_go_on(monkeypatch: pytest.
     result = run("distill", "omniglot", "--run", "mine")
     assert result.exit_code == 130
     assert "kd2edge distill --run mine --resume" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "again"),
+    [
+        (["distill", "omniglot", "--run", "m y", "--seeds", "3"], "kd2edge distill --run 'm y' --seeds 3 --resume"),
+        (["study", "omniglot-verification", "--row", "kd", "--row", "plain", "--seed", "0"],
+         "kd2edge study omniglot-verification --row kd --row plain --seed 0"),
+    ],
+)  # fmt: skip
+def test_what_goes_on_after_an_interruption_is_the_same_work(
+    arguments: list[str], again: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(distill, "distill_seeds", interrupted)
+    monkeypatch.setattr(study, "study", interrupted)
+    result = run(*arguments)
+    assert result.exit_code == 130
+    assert f"continue with: {again}\n" in result.stderr
 
 
 def test_a_user_error_shows_its_hint(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,13 +12,18 @@ from pathlib import Path
 import pytest
 
 from kd2edge import drawers
-from kd2edge.schema import Recipe, Suite, Target
+from kd2edge.schema import Recipe, Study, Suite, Target
 from tests import tables
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "kd2edge"
 SOURCES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
-SCHEMAS: dict[str, type[Recipe | Target | Suite]] = {"recipes": Recipe, "targets": Target, "suites": Suite}
+SCHEMAS: dict[str, type[Recipe | Target | Suite | Study]] = {
+    "recipes": Recipe,
+    "targets": Target,
+    "suites": Suite,
+    "studies": Study,
+}
 FOLDERS = {"kd2edge", "recipes", "export", "benchmarks", "tests", "docs"}
 FILES = {"README.md", "LICENSE", "CHANGELOG.md", "DECISIONS.md", "Makefile", "pyproject.toml", "constraints.txt",
          ".gitignore", ".pre-commit-config.yaml", ".ci/run"}  # fmt: skip
@@ -85,6 +90,9 @@ def test_a_drawers_file_is_valid_and_names_what_exists(drawer: str, name: str) -
     if isinstance(declared, Recipe):
         assert declared.target in drawers.names("targets")
         assert declared.suite in drawers.names("suites")
+    if isinstance(declared, Study):
+        assert declared.recipe in drawers.names("recipes")
+        assert {declared.suite, declared.search.suite if declared.search else "study"} <= {*drawers.names("suites")}
     if isinstance(declared, Target):
         assert (PACKAGE / "edge" / "backends" / f"{declared.backend}.py").is_file()
 
@@ -95,6 +103,11 @@ def test_a_drawers_readme_opens_with_what_it_is_and_lists_its_files(drawer: str)
     assert "declarations" in first.lower()
     assert "drawers.py" in first
     assert tables.current(drawer) == tables.rows(drawer), "run `make tables`"
+
+
+def test_the_tables_of_the_studies_are_those_of_their_results() -> None:
+    text = (ROOT / tables.READMES["studies"]).read_text(encoding="utf-8")
+    assert tables.put_studies(text) == text, "run `make tables`"
 
 
 def test_one_floor_for_python_everywhere() -> None:

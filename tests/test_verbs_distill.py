@@ -8,9 +8,11 @@ import yaml
 
 from kd2edge import drawers
 from kd2edge.errors import MissingExtra, UserError, install_command
+from kd2edge.progress import Progress
 from kd2edge.run import Run
+from kd2edge.verbs import distill as module
 from kd2edge.verbs import shelf
-from kd2edge.verbs.distill import begin, distill
+from kd2edge.verbs.distill import begin, directory, distill, distill_seeds
 from kd2edge.verbs.ship import ship
 from tests import tiny
 
@@ -86,6 +88,34 @@ def test_ship_trains_nothing_that_cannot_be_benched_here(place: Path) -> None:
     with pytest.raises(UserError, match="cannot be benched here"):
         ship(run=place / "run", resume=True)
     assert [event["event"] for event in Run(place / "run").events()] == ["created"]
+
+
+def test_seeds_are_whole_runs_that_go_on_as_one(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = tiny.recipe(Path("photos"), {"name": "plain"}, teacher=None, train={"epochs": 1, "batch": 8, "lr": 0.02})
+    Path("plain.yaml").write_text(yaml.safe_dump(tree))
+    run = directory("plain.yaml", None, False)
+    trained: list[str] = []
+
+    def train(made: Run, progress: Progress) -> None:
+        if not trained:
+            trained.append("interrupted")
+            raise KeyboardInterrupt
+        trained.append(made.path.name)
+
+    monkeypatch.setattr(module, "train", train)
+    with pytest.raises(KeyboardInterrupt):
+        distill_seeds("plain.yaml", ("seed=9",), run, False, 2)
+    assert directory("plain", None, True, seeds=True) == run
+    with pytest.raises(UserError, match="no run of plain"):
+        directory("plain", None, True)
+    made = distill_seeds(None, (), run, True, 2)
+    assert trained == ["interrupted", "seed-9", "seed-10"]
+    assert [one.recipe.seed for one in made] == [9, 10]
+    assert {one.recipe.model_copy(update={"seed": 0}).model_dump_json() for one in made} == {
+        made[0].recipe.model_copy(update={"seed": 0}).model_dump_json()
+    }
+    with pytest.raises(UserError, match="already holds a run"):
+        distill_seeds("plain.yaml", ("seed=9",), run, False, 2)
 
 
 def test_an_extra_is_installed_from_where_the_package_came(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,21 @@ from typing import Annotated, Any
 import typer
 
 from kd2edge import __version__
-from kd2edge.cli import printing
+from kd2edge.cli import contents, printing
+from kd2edge.cli.options import (
+    Data,
+    Json,
+    Out,
+    Preprocess,
+    RecipeName,
+    Resume,
+    RunPath,
+    Set,
+    Source,
+    Suite,
+    Target,
+    Task,
+)
 from kd2edge.cli.outcome import Verb
 from kd2edge.cli.terminal import Terminal
 from kd2edge.errors import Exit
@@ -21,33 +35,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on the last line of stdout; people read stderr.")]
-RecipeName = Annotated[
-    str | None, typer.Argument(help="A recipe's name or path [omniglot; with --resume the run's own].")
-]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a key of the recipe; repeatable.")
-]
-RunPath = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="The run directory [runs/RECIPE-TIME].")]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue --run, or the newest run of the recipe.")]
-Source = Annotated[Path, typer.Argument(metavar="RUN|MODEL.onnx")]
-Target = Annotated[str | None, typer.Option("--target", help="A target's name or path [the run's own, else onnx-cpu].")]
-Suite = Annotated[
-    str | None, typer.Option("--suite", help="A suite's name or path [the run's own, else by the model].")
-]
-Data = Annotated[Path | None, typer.Option("--data", metavar="FOLDER", help="Class folders under train/ and test/.")]
-Preprocess = Annotated[
-    str | None,
-    typer.Option("--preprocess", help="imagenet, minus-one-one, zero-one or raw; for a model without a manifest."),
-]
-Task = Annotated[
-    str | None,
-    typer.Option("--task", help="classification or verification; for a model without a manifest [classification]."),
-]
-Out = Annotated[Path | None, typer.Option("--out", help="Where to write instead.")]
-Kind = Annotated[str, typer.Argument(metavar="KIND", help="recipes targets suites methods models data backends")]
-Name = Annotated[str, typer.Argument(metavar="NAME")]
 
 
 def main() -> None:
@@ -78,17 +65,25 @@ def distill(
     set_: Set = None,
     run: RunPath = None,
     resume: Resume = False,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", min=1, help="So many runs, a seed each, in DIR/seed-N [one, in DIR].")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Train a recipe's teacher and student into a run."""
     from kd2edge.verbs import distill as verb
 
     terminal: Terminal = ctx.obj
-    run = verb.directory(recipe, run, resume)
-    terminal.resume = f"kd2edge distill --run {run} --resume"
-    made = verb.distill(recipe, tuple(set_ or ()), run, resume, terminal)
-    terminal.say(f"Run: {made.path}")
-    terminal.answer(printing.run(made))
+    run = verb.directory(recipe, run, resume, seeds is not None)
+    terminal.resume = printing.again("distill", run=run, seeds=seeds, resume=True)
+    overrides = tuple(set_ or ())
+    if seeds is None:
+        runs = [verb.distill(recipe, overrides, run, resume, terminal)]
+    else:
+        runs = verb.distill_seeds(recipe, overrides, run, resume, seeds, terminal)
+    for made in runs:
+        terminal.say(f"Run: {made.path}")
+    terminal.answer(printing.run(runs[0]) if seeds is None else [printing.run(made) for made in runs])
 
 
 @app.command(cls=Verb)
@@ -197,14 +192,45 @@ def ship(
 
     terminal: Terminal = ctx.obj
     run = directory(recipe, run, resume)
-    options = "".join(f" --{name} {value}" for name, value in (("suite", suite), ("target", target)) if value)
-    terminal.resume = f"kd2edge ship --run {run} --resume{options}"
+    terminal.resume = printing.again("ship", run=run, resume=True, suite=suite, target=target)
     shipped = verb(recipe, tuple(set_ or ()), run, resume, suite, target, terminal)
     terminal.show(report_table(shipped.report), verdict_table(shipped.verdict))
     terminal.say(f"Page: {shipped.page}")
     verdict = shipped.verdict.model_dump(mode="json")
     terminal.answer({**verdict, "run": str(shipped.run.path), "page": str(shipped.page)})
     raise typer.Exit(printing.exit_code(shipped.verdict))
+
+
+@app.command(cls=Verb)
+def study(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="STUDY", help="A study's name or path.")],
+    row: Annotated[list[str] | None, typer.Option("--row", help="Only this row; repeatable.")] = None,
+    seed: Annotated[list[int] | None, typer.Option("--seed", help="Only this seed; repeatable.")] = None,
+    runs: Annotated[Path | None, typer.Option("--runs", metavar="DIR", help="The runs [runs/studies].")] = None,
+    results: Annotated[
+        Path | None, typer.Option("--results", metavar="DIR", help="The results [benchmarks/results of its checkout].")
+    ] = None,
+    table: Annotated[bool, typer.Option("--table", help="Only show what there is.")] = False,
+    latency: Annotated[bool, typer.Option("--latency", help="Only time what is finished, side by side.")] = False,
+    json: Json = False,
+) -> None:
+    """Train rows of methods over seeds, into one table."""
+    from kd2edge.report.study_table import study_table
+    from kd2edge.verbs.study import study as verb
+    from kd2edge.verbs.study_latency import latency as timed
+    from kd2edge.verbs.study_table import table as shown
+
+    terminal: Terminal = ctx.obj
+    terminal.resume = printing.again("study", name, row=row, seed=seed, runs=runs, results=results, latency=latency)
+    if table:
+        made = shown(name, results)
+    elif latency:
+        made = timed(name, runs, results, terminal)
+    else:
+        made = verb(name, row or (), seed or (), runs, results, terminal)
+    terminal.show(study_table(made))
+    terminal.answer(made.model_dump(mode="json"))
 
 
 @app.command(cls=Verb)
@@ -224,44 +250,9 @@ def predict(
     terminal.answer([one.model_dump(mode="json") for one in found] if isinstance(found, list) else found.model_dump())
 
 
-@app.command("list", cls=Verb)
-def list_(ctx: typer.Context, kind: Kind = "recipes", json: Json = False) -> None:
-    """Recipes, targets, suites, methods, models, data or backends."""
-    from kd2edge.verbs.shelf import list_names
-
-    terminal: Terminal = ctx.obj
-    found = list_names(kind)
-    terminal.show(printing.names(found))
-    terminal.answer(found)
-
-
-@app.command(cls=Verb)
-def show(ctx: typer.Context, kind: Kind, name: Name, json: Json = False) -> None:
-    """Print one of them."""
-    from kd2edge.verbs.shelf import find
-    from kd2edge.verbs.shelf import show as verb
-
-    terminal: Terminal = ctx.obj
-    text = verb(kind, name)
-    terminal.say(text.rstrip("\n"))
-    terminal.answer({"file": str(find(kind, name)), "text": text})
-
-
-@app.command(cls=Verb)
-def copy(
-    ctx: typer.Context,
-    kind: Kind,
-    name: Name,
-    to: Annotated[Path, typer.Argument(metavar="TO", help="A file or a folder.")] = Path(),
-    json: Json = False,
-) -> None:
-    """Copy one of them, to edit it."""
-    from kd2edge.verbs.shelf import copy as verb
-
-    terminal: Terminal = ctx.obj
-    path = verb(kind, name, to)
-    terminal.say(f"Copied to {path}")
-    terminal.answer({"file": str(path)})
+app.command("list", cls=Verb)(contents.list_)
+app.command(cls=Verb)(contents.show)
+app.command(cls=Verb)(contents.copy)
 
 
 @app.command(cls=Verb)

@@ -1,5 +1,6 @@
 """What the verbs return, as documents for programs and as tables for people."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,16 @@ def artifact(made: "Artifact") -> dict[str, Any]:
 
 def run(made: "Run") -> dict[str, Any]:
     return {"run": str(made.path), "models": {role: str(path) for role, path in made.files("onnx").items()}}
+
+
+def again(*words: str, **options: Any) -> str:
+    """A command as it would be typed: a list is an option given several times, what is unset is left out."""
+    told = ["kd2edge", *words]
+    for name, value in options.items():
+        for each in value if isinstance(value, list) else [value]:
+            if each is not None and each is not False:
+                told += [f"--{name}"] if each is True else [f"--{name}", str(each)]
+    return shlex.join(told)
 
 
 def exit_code(verdict: "Verdict") -> Exit:

@@ -77,7 +77,7 @@ class Verdict(Section):
     because: str | None = None
 
 
-def write_json(document: Report | Verdict, path: Path) -> Path:
+def write_json(document: Section, path: Path) -> Path:
     return write_atomic(path, document.model_dump_json(indent=1).encode())
 
 

@@ -57,18 +57,21 @@ def bench(
     suite = suite or ("model" if items[0][1].manifest.task == "classification" else "model-verification")
     target = target or DEFAULT_TARGET
     command = f"kd2edge bench {' '.join(map(str, sources))} --suite {suite} --target {target}"
-    report = _measured(items, images, suite, target, command, progress)
+    report = measured(items, images, suite, target, command, progress)
     _write(report, {}, out or Path(REPORT), progress)
     return report
 
 
-def bench_run(run: Run, suite: str, target: str, out: Path | None, progress: Progress) -> Report:
-    """`bench` for a run that is locked already."""
+def bench_run(
+    run: Run, suite: str, target: str, out: Path | None, progress: Progress, roles: Sequence[str] | None = None
+) -> Report:
+    """`bench` for a run that is locked already; of all its `roles` by default."""
     items = run_items(run, drawers.read_target(target))
+    items = [(role, item) for role, item in items if roles is None or role in roles]
     if not items:
         raise UserError(f"{run.path} has no model to measure yet.", f"kd2edge distill --run {run.path} --resume")
     command = f"kd2edge bench {run.path} --suite {suite} --target {target}"
-    report = _measured(items, run.recipe.data, suite, target, command, progress)
+    report = measured(items, run.recipe.data, suite, target, command, progress)
     path = _write(report, curves(run.path), out or run.path / REPORT, progress)
     run.record("bench", "finished", suite=suite, target=target, report=str(path), sha256=sha256(path))
     return report
@@ -125,7 +128,7 @@ def _given(
     return list(items.items()), images
 
 
-def _measured(items: Items, data: Plugin, suite: str, target: str, command: str, progress: Progress) -> Report:
+def measured(items: Items, data: Plugin, suite: str, target: str, command: str, progress: Progress) -> Report:
     progress.start("bench", 100)
     done = 0
 

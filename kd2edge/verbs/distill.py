@@ -40,15 +40,47 @@ def distill(
     return made
 
 
-def directory(recipe: str | None, run: Path | None, resume: bool) -> Path:
-    """The run directory that `distill` will use. Raises `UserError` when there is no run to resume."""
+def distill_seeds(
+    recipe: str | None,
+    overrides: tuple[str, ...],
+    run: Path,
+    resume: bool,
+    count: int,
+    progress: Progress | None = None,
+) -> list[Run]:
+    """`distill` a recipe `count` times into `run`/seed-N, whole runs with the recipe's seed and those that follow it.
+
+    All are begun before any is trained, so that `resume` needs neither the recipe nor the overrides again. Raises
+    `UserError` as `distill` does.
+    """
+    require_torch()
+    begun_before = run.glob(f"seed-*/{runs.RECIPE}") if resume and recipe is None else ()
+    first_of_them = min(begun_before, key=lambda path: int(path.parent.name.removeprefix("seed-")), default=None)
+    source = recipe if first_of_them is None else str(first_of_them)
+    first = drawers.read_recipe(source or drawers.DEFAULT_RECIPE, overrides).seed
+    begun = [
+        begin(source, (*overrides, f"seed={seed}"), run / f"seed-{seed}", resume)
+        for seed in range(first, first + count)
+    ]
+    for made in begun:
+        with made.lock():
+            train(made, progress or Silent())
+    return begun
+
+
+def directory(recipe: str | None, run: Path | None, resume: bool, seeds: bool = False) -> Path:
+    """The directory that `distill`, or with `seeds` `distill_seeds`, will use.
+
+    Raises `UserError` when there is no run to resume.
+    """
     if run is not None:
         return run
     name = Path(recipe or drawers.DEFAULT_RECIPE).stem
     if not resume:
         return RUNS / f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
     stamped = re.compile(re.escape(name) + r"-\d{8}-\d{6}")
-    found = sorted(path.parent for path in RUNS.glob(f"*/{runs.RECIPE}") if stamped.fullmatch(path.parent.name))
+    recipes = RUNS.glob(f"*/seed-*/{runs.RECIPE}" if seeds else f"*/{runs.RECIPE}")
+    found = sorted({path.parents[seeds] for path in recipes if stamped.fullmatch(path.parents[seeds].name)})
     if not found:
         raise UserError(
             f"There is no run of {name} in {RUNS}/ to resume.", "name it with --run DIR, or leave --resume out"

@@ -9,9 +9,9 @@ from pydantic import BaseModel
 from kd2edge import drawers, shelves
 from kd2edge.errors import UserError
 from kd2edge.files import write_atomic
-from kd2edge.schema import Recipe, Suite, Target
+from kd2edge.schema import Recipe, Study, Suite, Target
 
-SCHEMAS: Mapping[str, type[BaseModel]] = {"recipes": Recipe, "targets": Target, "suites": Suite}
+SCHEMAS: Mapping[str, type[BaseModel]] = {"recipes": Recipe, "targets": Target, "suites": Suite, "studies": Study}
 SHELVES = {
     "methods": shelves.METHODS,
     "models": shelves.MODELS,
@@ -22,7 +22,7 @@ KINDS = (*SCHEMAS, *SHELVES)
 
 
 def list_names(kind: str) -> dict[str, str]:
-    """Name → one line about it, for a drawer (recipes, targets, suites) or a shelf (methods, models, data, backends).
+    """Name → one line about it, for a drawer (recipes, targets, ...) or a shelf (methods, models, data, backends).
 
     No plug-in is imported. A declaration that is faulty is listed with its fault. Raises `UserError` for another kind.
     """

@@ -55,9 +55,9 @@ def ship(
     suite, target = suite or made.recipe.suite, target or made.recipe.target
     quantizes = "int8" in drawers.read_target(target).precisions
     with made.lock():
-        if not _trained(made):
+        if not trained(made):
             train(made, progress)
-        if quantizes and not _quantized(made, target):
+        if quantizes and not quantized(made, target):
             quantize_run(made, target, None, progress)
         if not _exported(made, target):
             export_run(made, target, True, False, None, progress)
@@ -77,16 +77,17 @@ def _ready(run: Run, suite: str, target: str) -> None:
         )
 
 
-def _trained(run: Run) -> bool:
+def trained(run: Run) -> bool:
     """Whether training said that it was done, and every file of it is there. Raises `UserError` if one was altered."""
     if not any(event["verb"] == "distill" and event["event"] == "finished" for event in run.events()):
         return False
-    trained = {role: path for role, path in run.files("onnx").items() if role not in ("fp16", "int8")}
-    present = "fp32" in trained and all(path.is_file() for path in trained.values())
-    return present and all(open_artifact(path) is not None for path in trained.values())
+    nets = {role: path for role, path in run.files("onnx").items() if role not in ("fp16", "int8")}
+    present = "fp32" in nets and all(path.is_file() for path in nets.values())
+    return present and all(open_artifact(path) is not None for path in nets.values())
 
 
-def _quantized(run: Run, target: str) -> bool:
+def quantized(run: Run, target: str) -> bool:
+    """Whether the INT8 file of the target's flavour is there, whole, and made of the student that is there."""
     line = precisions.entry(run, "int8", drawers.read_target(target).flavour)
     if line is None:
         return False

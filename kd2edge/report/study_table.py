@@ -1,0 +1,100 @@
+"""A study's table, written once: the same cells for the terminal and for Markdown."""
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from kd2edge.report import figures
+from kd2edge.report.spread import Spread
+from kd2edge.report.study import Line, Summary
+
+NONE = "–"
+COST = ("parameters", "MACs", "p50 ms FP32", "p50 ms INT8")
+
+
+def grid(summary: Summary) -> list[dict[str, str]]:
+    """The lines as text by column, the teacher's first."""
+    metric = f"{figures.name(summary.metric)}{f' {summary.unit}' if summary.unit else ''}"
+    teacher = [_cells(summary.teacher, metric, 1)] if summary.teacher else []
+    return teacher + [_cells(line, metric, len(summary.seeds)) for line in summary.lines]
+
+
+def _cells(line: Line, metric: str, wanted: int) -> dict[str, str]:
+    return {
+        "row": line.row,
+        f"{metric} FP32": _spread(line.fp32),
+        f"{metric} INT8": _spread(line.int8),
+        "gap closed %": _number(line.gap_closed, ".0f"),
+        "over kd σ": _number(line.over_kd, "+.1f"),
+        "n": f"{len(line.done)}/{wanted}",
+        "no seed": _absent(line),
+        "parameters": _number(line.parameters, ",.0f"),
+        "MACs": _number(line.macs, ",.0f"),
+        "p50 ms FP32": _number(line.p50.get("fp32"), ".3f"),
+        "p50 ms INT8": _number(line.p50.get("int8"), ".3f"),
+    }
+
+
+def notes(summary: Summary) -> list[str]:
+    """What stands beneath: the conditions, what is missing, and the command."""
+    return [*summary.conditions, *_left(summary), f"Made by: {summary.command}"]
+
+
+def _left(summary: Summary) -> list[str]:
+    """What is to be done yet; the column `no seed` says of which row."""
+    done, wanted = summary.trials
+    cells, there = len(summary.lines) * len(summary.seeds), sum(len(line.done) for line in summary.lines)
+    left = [f"{wanted - done} of {wanted} trials"] * (done < wanted) + [f"{cells - there} of {cells} cells"] * (
+        there < cells
+    )
+    return [f"Not there: {', '.join(left)}."] if left else []
+
+
+def markdown(summary: Summary) -> str:
+    """The table, its best row bold, and its notes."""
+    rows, about = grid(summary), {line.row: line.about for line in summary.lines}
+    lines = [["row", "what it is", *list(rows[0])[1:]], ["---"] * (len(rows[0]) + 1)]
+    for row in rows:
+        mark = "**" if row["row"] in _best(summary) else ""
+        cells = [f"{mark}{cell}{mark}" if cell else "" for cell in row.values()]
+        lines.append([cells[0], about.get(row["row"], ""), *cells[1:]])
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", *(f"* {note}" for note in notes(summary))])
+
+
+def study_table(summary: Summary) -> RenderableType:
+    """The same for the terminal, in two tables that fit 80 columns: what it is worth, and what it costs."""
+    rows = grid(summary)
+    worth = [name for name in rows[0] if name not in COST and (name != "no seed" or any(row[name] for row in rows))]
+    tables = [_table(rows, names, _best(summary)) for names in (worth, ["row", *COST])]
+    told = [Text(note, style="dim") for note in notes(summary)]
+    return Group(Text(summary.about, style="bold"), Text(""), tables[0], Text(""), tables[1], Text(""), *told)
+
+
+def _table(rows: list[dict[str, str]], names: list[str], best: set[str]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for name in names:
+        head, _, last = name.rpartition(" ")
+        table.add_column(f"{head}\n{last}", justify="left" if name == "row" else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(row[name]) for name in names), style="bold" if row["row"] in best else "")
+    return table
+
+
+def _best(summary: Summary) -> set[str]:
+    return {line.row for line in summary.lines if line.best}
+
+
+def _number(value: float | None, form: str) -> str:
+    return NONE if value is None else format(value, form)
+
+
+def _spread(found: Spread | None) -> str:
+    if found is None:
+        return NONE
+    return f"{found.mean:.2f}" + (f" ± {found.std:.2f}" if found.std is not None else "")
+
+
+def _absent(line: Line) -> str:
+    """The seeds that are not in the figures, and why where they were tried."""
+    told = [*map(str, line.missing), *(f"{seed} stale" for seed in line.stale)]
+    return ", ".join([*told, *(f"{seed} failed" for seed in line.failed)])

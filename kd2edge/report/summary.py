@@ -1,0 +1,173 @@
+"""The table of a study from its results: for each row mean, deviation and n, held against plain, kd and the teacher.
+
+What is missing, or was made by other settings, is named and not guessed.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kd2edge.report.spread import distance, gap_closed, spread
+from kd2edge.report.study import Found, Line, Result, Summary
+from kd2edge.schema import Overrides, Study
+
+PLAIN, KD = "plain", "kd"
+
+
+def summarize(name: str, study: Study, found: Found) -> Summary:
+    """The table of a study from what there is of it."""
+    lines = {row: _line(study, row, found) for row in study.rows}
+    unit, better = _unit(study, found)
+    teacher = _teacher(study, found)
+    compared = [_compared(line, study, lines, teacher, better) for line in lines.values()]
+    return Summary(
+        study=name,
+        about=study.about,
+        metric=study.metric,
+        unit=unit,
+        target=Path(study.target).stem,
+        seeds=study.seeds,
+        lines=tuple(_marked(line, study, lines, better) for line in compared),
+        teacher=teacher,
+        conditions=tuple(_conditions(study, found)),
+        trials=(found.trials, sum(len(row.trials) for row in study.rows.values())),
+        missing=tuple(_missing(compared)),
+        command=f"kd2edge study {name}",
+    )
+
+
+def _counted(found: Found) -> list[Result]:
+    """All results that figures are made of."""
+    return [result for results in found.results.values() for result in results if result.fault is None]
+
+
+def _unit(study: Study, found: Found) -> tuple[str, str]:
+    """The unit of the study's metric, and which way it is better."""
+    numbers = [result.number("fp32", study.metric) for result in _counted(found)]
+    number = next(filter(None, numbers), None)
+    return (number.unit, number.better or "higher") if number else ("", "higher")
+
+
+def _values(results: Sequence[Result], role: str, metric: str) -> list[float]:
+    numbers = [result.number(role, metric) for result in results]
+    return [number.value for number in numbers if number and number.value is not None]
+
+
+def _figures(results: Sequence[Result], role: str, metric: str) -> dict[str, Any]:
+    """What every line has: cost on paper, and the metric of the FP32 files."""
+    return {
+        "parameters": next(iter(_values(results, role, "parameters")), None),
+        "macs": next(iter(_values(results, role, "macs")), None),
+        "fp32": spread(_values(results, role, metric)),
+        "done": tuple(result.seed for result in results),
+    }
+
+
+def _line(study: Study, row: str, found: Found) -> Line:
+    results, stale = found.results.get(row, ()), found.stale.get(row, ())
+    whole = [result for result in results if result.fault is None]
+    there = {*stale, *(result.seed for result in results)}
+    return Line(
+        row=row,
+        about=study.rows[row].about,
+        settings=found.settings.get(row, {}),
+        p50=found.p50.get(row, {}),
+        int8=spread(_values(whole, "int8", study.metric)),
+        failed=tuple(result.seed for result in results if result.fault),
+        stale=stale,
+        missing=tuple(seed for seed in study.seeds if seed not in there),
+        **_figures(whole, "fp32", study.metric),
+    )
+
+
+def _teacher(study: Study, found: Found) -> Line | None:
+    if found.teacher is None:
+        return None
+    figures = _figures([found.teacher], "teacher", study.metric)
+    return Line(row="teacher", about="the teacher", p50=found.p50.get("teacher", {}), **figures)
+
+
+def _compared(line: Line, study: Study, lines: Mapping[str, Line], teacher: Line | None, better: str) -> Line:
+    """The line held against its baseline and the teacher, and against kd where that trains the same student."""
+    baseline = _baseline(study, line.row)
+    plain, kd, taught = lines[baseline].fp32, lines[KD].fp32, line.row != baseline
+    changes: dict[str, Any] = {}
+    if line.fp32 and plain and teacher and teacher.fp32 and taught:
+        changes["gap_closed"] = gap_closed(line.fp32.mean, plain.mean, teacher.fp32.mean, better)
+    if line.fp32 and kd and line.row != KD and baseline == _baseline(study, KD):
+        changes["over_kd"] = distance(line.fp32, kd)
+    return line.model_copy(update=changes)
+
+
+def _baseline(study: Study, row: str) -> str:
+    """The row that trains the row's student without a teacher; such a row is its own."""
+    baselines = {PLAIN, *(each.baseline for each in study.rows.values())}
+    return row if row in baselines else study.rows[row].baseline
+
+
+def _marked(line: Line, study: Study, lines: Mapping[str, Line], better: str) -> Line:
+    """The line, marked where no other row of the same student is better."""
+    baseline = _baseline(study, line.row)
+    same = [lines[name].fp32 for name in study.rows if _baseline(study, name) == baseline]
+    means = [each.mean for each in same if each]
+    best = (max if better == "higher" else min)(means, default=None)
+    return line.model_copy(update={"best": len(means) > 1 and line.fp32 is not None and line.fp32.mean == best})
+
+
+def _conditions(study: Study, found: Found) -> Iterator[str]:
+    """How the numbers were come by, a sentence each."""
+    results = _counted(found)
+    if results:
+        yield f"{_measured(results)}; {_trained(results)}."
+        yield "Mean ± standard deviation over seeds; the teacher is one net."
+        yield (
+            "Gap closed: (row - plain) / (teacher - plain); σ: pooled standard deviations from kd; both of FP32. "
+            "Bold: the best of its student."
+        )
+    for name in study.rows:
+        if _baseline(study, name) not in (PLAIN, name):
+            yield f"The plain student of {name} is {_baseline(study, name)}."
+    yield _searched(study)
+    chosen = [f"{row}: {_told(settings)}" for row, settings in found.settings.items() if settings]
+    if chosen:
+        yield f"Chosen: {'; '.join(chosen)}."
+    yield found.p50_conditions or "Latency has not been measured yet."
+
+
+def _measured(results: Sequence[Result]) -> str:
+    """On how many samples, and on what; from the first result, the processors and runtimes of all."""
+    first = next(iter(results[0].rows))
+    data = first.conditions.get("data", {})
+    told = f"{data.get('images', 0):,} images of the split {data.get('split')}"
+    if "genuine_pairs" in first.conditions:
+        pairs = first.conditions
+        told += f", {pairs['genuine_pairs']:,} genuine and {pairs['impostor_pairs']:,} impostor pairs"
+    devices = sorted({str(result.device.get("cpu")) for result in results})
+    runtimes = sorted({f"onnxruntime {result.versions.get('onnxruntime')}" for result in results})
+    return ", ".join([told, *devices, *runtimes])
+
+
+def _trained(results: Sequence[Result]) -> str:
+    epochs = sorted({int(result.recipe["train"]["epochs"]) for result in results})
+    return f"{' or '.join(map(str, epochs))} epoch{'s' * (epochs != [1])}"
+
+
+def _searched(study: Study) -> str:
+    if study.search is None:
+        return "No search: the settings are those of the study's file."
+    each = len(study.rows[KD].trials)
+    return (
+        f"Each row had {each} trial{'s' * (each != 1)}, judged by the suite {study.search.suite} at seed "
+        f"{study.search.seed} and chosen by {study.metric}; plain and kd as many as every other."
+    )
+
+
+def _told(settings: Overrides) -> str:
+    return ", ".join(f"{key} {value}" for key, value in settings.items())
+
+
+def _missing(lines: Sequence[Line]) -> Iterator[str]:
+    for line in lines:
+        for word, seeds in (("missing", line.missing), ("stale", line.stale), ("failed", line.failed)):
+            if seeds:
+                yield f"{line.row}: seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))} {word}"
