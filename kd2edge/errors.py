@@ -33,6 +33,10 @@ class UserError(Exception):
         return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
 
 
+class Diverged(UserError):
+    """A training whose loss is not finite: its settings are at fault, and would be again."""
+
+
 class Faults(UserError):
     """Several user errors found together (a recipe's unknown keys, say), reported all at once."""
 

@@ -176,13 +176,25 @@ def test_the_search_is_counted_under_the_table() -> None:
     rows = study().model_dump()["rows"]
     rows = {name: {**row, "trials": [{"train.lr": 0.1}, {"train.lr": 0.2}]} for name, row in rows.items()}
     searched = study(rows=rows, search={"seed": 5})
-    summary = summarize("s", searched, found(trials=4, settings={"kd": {"train.lr": 0.2}, "plain": {}}))
+    summary = summarize(
+        "s", searched, found(trials=4, settings={"kd": {"method.first": {"name": "kd", "tau": 2}}, "plain": {}})
+    )
     told = " ".join(summary.conditions)
     assert "Each row had 2 trials, judged by the suite selection at seed 5 and chosen by top1" in told
     assert "plain and kd as many as every other" in told
-    assert "Chosen: kd: train.lr 0.2." in told
+    assert "Chosen: kd: method.first {name: kd, tau: 2}." in told
     assert "* Not there: 2 of 6 trials, 1 of 9 cells.\n" in markdown(summary)
     assert "No search" in " ".join(summarize("s", study(), found()).conditions)
+
+
+def test_the_table_fits_80_columns_with_long_names_too() -> None:
+    rows = study().model_dump()["rows"]
+    rows = {f"{name}_of_a_long_name" if name == "th_kd" else name: row for name, row in rows.items()}
+    results = {**found().results, "th_kd_of_a_long_name": found().results["th_kd"]}
+    terminal = rendered(summarize("s", study(rows=rows, metric="top1"), found(results=results, stale={"kd": (3, 4)})))
+    assert max(map(len, terminal.splitlines())) <= 80
+    assert "…" not in terminal
+    assert "67.00 ± 1.41" in terminal
 
 
 def test_the_table_is_one_for_the_terminal_markdown_and_programs() -> None:

@@ -42,8 +42,11 @@ def bench(
     command: str = "",
     extra_numbers: Mapping[str, Mapping[str, Number]] | None = None,
     progress: Progress | None = None,
+    accuracy: bool = True,
 ) -> Report:
     """Measure artefacts by role. `extra_numbers` (role → name → number) join the rows as they are.
+
+    Without `accuracy` only speed and size are measured.
 
     What is wrong with one file (missing, altered, refused, crashed, NaN) becomes a fault of its row. `progress` gets
     what is being done and the share done so far, 0..1. Raises `UserError` for what concerns all rows: a back end that
@@ -59,7 +62,8 @@ def bench(
         conditions["data"] = {"source": _name(source), "split": split, **_write_images(data, Path(folder))}
         for trial in trials:
             trial.prepare(backend)
-        _accuracy(trials, data, tell)
+        if accuracy:
+            _accuracy(trials, data, tell)
         _latency(trials, suite.latency, tell)
     rows = [trial.row(conditions, (extra_numbers or {}).get(trial.role, {})) for trial in trials]
     runtimes = [answer.versions for trial in trials for answer in trial.answers[:1]]

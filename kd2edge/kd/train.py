@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from kd2edge import schema
 from kd2edge.data import Split
-from kd2edge.errors import UserError
+from kd2edge.errors import Diverged
 from kd2edge.files import append, write_atomic
 from kd2edge.kd import checkpoint, store
 from kd2edge.kd.augment import prepare
@@ -60,7 +60,7 @@ class Trainer:
     def run(self, stage: Stage) -> None:
         """Train a stage to its end, or load it where an earlier process finished it.
 
-        Raises `UserError` on a non-finite loss, naming stage, epoch and step; KeyboardInterrupt after saving.
+        Raises `Diverged` on a non-finite loss, naming stage, epoch and step; KeyboardInterrupt after saving.
         """
         done = self.folder / f"{stage.name}.safetensors"
         if done.exists():
@@ -189,7 +189,7 @@ class _Training:
         if not math.isfinite(total.item()):
             bad = ", ".join(f"{name} = {value.item():g}" for name, value in losses.items())
             where = f"stage {self.stage.name}, epoch {self.epoch + 1}, step {self.step + 1}"
-            raise UserError(
+            raise Diverged(
                 f"The loss is not finite in {where} ({bad}).",
                 "lower train.lr, add train.warmup or set train.clip; what was saved before is kept",
             )

@@ -4,7 +4,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from kd2edge.report import figures
+from kd2edge.report.figures import name as metric_name
 from kd2edge.report.spread import Spread
 from kd2edge.report.study import Line, Summary
 
@@ -14,7 +14,7 @@ COST = ("parameters", "MACs", "p50 ms FP32", "p50 ms INT8")
 
 def grid(summary: Summary) -> list[dict[str, str]]:
     """The lines as text by column, the teacher's first."""
-    metric = f"{figures.name(summary.metric)}{f' {summary.unit}' if summary.unit else ''}"
+    metric = f"{metric_name(summary.metric)}{f' {summary.unit}' if summary.unit else ''}"
     teacher = [_cells(summary.teacher, metric, 1)] if summary.teacher else []
     return teacher + [_cells(line, metric, len(summary.seeds)) for line in summary.lines]
 
@@ -56,7 +56,7 @@ def markdown(summary: Summary) -> str:
     lines = [["row", "what it is", *list(rows[0])[1:]], ["---"] * (len(rows[0]) + 1)]
     for row in rows:
         mark = "**" if row["row"] in _best(summary) else ""
-        cells = [f"{mark}{cell}{mark}" if cell else "" for cell in row.values()]
+        cells = [cell if cell in ("", NONE) else f"{mark}{cell}{mark}" for cell in row.values()]
         lines.append([cells[0], about.get(row["row"], ""), *cells[1:]])
     return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", *(f"* {note}" for note in notes(summary))])
 
@@ -73,8 +73,9 @@ def study_table(summary: Summary) -> RenderableType:
 def _table(rows: list[dict[str, str]], names: list[str], best: set[str]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for name in names:
-        head, _, last = name.rpartition(" ")
-        table.add_column(f"{head}\n{last}", justify="left" if name == "row" else "right", no_wrap=True)
+        first, _, rest = name.partition(" ")
+        figures = name != "row"
+        table.add_column(f"{first}\n{rest}", justify="right" if figures else "left", no_wrap=figures, overflow="fold")
     for row in rows:
         table.add_row(*(Text(row[name]) for name in names), style="bold" if row["row"] in best else "")
     return table

@@ -163,7 +163,14 @@ def _searched(study: Study) -> str:
 
 
 def _told(settings: Overrides) -> str:
-    return ", ".join(f"{key} {value}" for key, value in settings.items())
+    return ", ".join(f"{key} {_plain(value)}" for key, value in settings.items())
+
+
+def _plain(value: Any) -> str:
+    """A value as YAML would have it on one line, without quotes."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_plain(item)}" for key, item in value.items()) + "}"
+    return str(value)
 
 
 def _missing(lines: Sequence[Line]) -> Iterator[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from kd2edge import drawers
 from kd2edge import run as runs
-from kd2edge.errors import UserError
+from kd2edge.errors import Diverged, UserError
 from kd2edge.progress import Progress
 from kd2edge.report import figures
 from kd2edge.report.model import Report, Row, write_json
@@ -18,7 +18,6 @@ from kd2edge.verbs.distill import anchored, train
 from kd2edge.verbs.quantize import quantize_run
 from kd2edge.verbs.ship import quantized, trained
 
-NOT_FINITE = "The loss is not finite"  # how the training loop begins to tell of it
 KEPT_CONDITIONS = ("threads", "data", "classes", "genuine_pairs", "impostor_pairs", "thresholds")
 
 
@@ -34,9 +33,7 @@ def work(plan: Plan, cell: Cell, progress: Progress) -> Result:
     with run.lock():
         try:
             report = _made(plan, cell, recipe, run, progress)
-        except UserError as fault:
-            if not fault.message.startswith(NOT_FINITE):
-                raise
+        except Diverged as fault:
             result = _result(plan, cell, recipe).model_copy(update={"fault": fault.message})
             progress.say(f"{plan.name}: {cell} failed for good: {fault.message}")
         else:

@@ -9,7 +9,6 @@ from kd2edge import drawers
 from kd2edge.artifact import Artifact
 from kd2edge.errors import UserError
 from kd2edge.progress import Progress, Silent
-from kd2edge.report import figures
 from kd2edge.report.model import Row, write_json
 from kd2edge.report.study import Result, Summary
 from kd2edge.run import Run
@@ -36,7 +35,7 @@ def latency(
     recipe = drawers.read_recipe(plan.study.recipe)
     items = [*_teacher(plan), *items]
     command = f"kd2edge study {plan.name} --latency"
-    report = measured(items, recipe.data, recipe.suite, plan.study.target, command, progress)
+    report = measured(items, recipe.data, recipe.suite, plan.study.target, command, progress, accuracy=False)
     load = report.device.get("load")
     if load is not None and load > BUSY:
         progress.say(f"This machine was busy (load {load}): do not quote these latencies, measure again in quiet.")
@@ -72,7 +71,6 @@ def _of_run(plan: Plan, cell: Cell, result: Result | None) -> dict[str, Artifact
 
 
 def _kept(row: Row) -> Row:
-    """A row with its speed and size alone: its accuracy is in the cells' results."""
-    numbers = {name: number for name, number in row.numbers.items() if figures.kind(name) != "accuracy"}
+    """A row without the run's place; its accuracy is in the cells' results."""
     conditions = {name: value for name, value in row.conditions.items() if name in CONDITIONS}
-    return row.model_copy(update={"numbers": numbers, "conditions": conditions, "file": Path(row.file).name})
+    return row.model_copy(update={"conditions": conditions, "file": Path(row.file).name})
