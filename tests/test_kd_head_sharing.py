@@ -160,7 +160,7 @@ def test_sh_kd_trains_the_teacher_under_the_students_frozen_head(
 ) -> None:
     made = make("sh_kd", task, widths=widths, teacher=teacher)
     before = made.exhibits()["tailored_teacher"].backbone.state_dict()["conv1.weight"].clone()
-    assert train(made) == ["head_student", "teacher", "student"]
+    assert train(made) == ["head_student", "tailored_teacher", "student"]
     tailored = made.exhibits()["tailored_teacher"]
     assert isinstance(first := getattr(made, "first"), Method)  # noqa: B009
     assert torch.equal(tailored.head.weight, first.student.head.weight)
@@ -176,6 +176,54 @@ def test_sh_kds_second_student_can_wear_the_shared_head(tmp_path: Path) -> None:
     train(made)
     to_onnx.export(made.deployable(), "logits", batch(9, 4).images.numpy(), tmp_path / "net.onnx")
     assert holds(tmp_path / "net.onnx", made.exhibits()["tailored_teacher"].head.weight)
+
+
+def test_the_tailored_teacher_learns_by_cross_entropy_under_the_shared_head() -> None:
+    made = make("sh_kd", "verification", teacher="tuned")
+    stages = made.stages()
+    next(stages)
+    stage, at = next(stages), batch()
+    stage.learner.eval()
+    with torch.no_grad():
+        z = stage.learner(at.images).embedding.double().numpy()
+    weight, labels = made.exhibits()["tailored_teacher"].head.weight.double().numpy(), at.labels.numpy()
+    z, weight = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (z, weight))
+    expected = cross_entropy(margined(32 * z @ weight.T, labels, "verification"), labels)
+    assert terms(made, stage) == pytest.approx({"ce": expected}, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [{"name": "sim_kd"}, {"name": "th_kd", "form": "paper"}, {"name": "th_kd", "form": "paper", "alpha_th": 0.5}],
+)
+def test_a_first_student_that_ships_another_classifier_is_refused_before_training(first: dict[str, object]) -> None:
+    with pytest.raises(UserError, match="ships another"):
+        make("sh_kd", "classification", first=first)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("th_kd", {"form": "paper", "alpha_th": 0.5}),
+        ("th_kd", {"form": "paper", "alpha_th": 1.0}),
+        ("sh_kd", {"distil": {"name": "sim_kd"}}),
+    ],
+)
+def test_what_unequal_widths_ship_is_exported_with_parity(
+    name: str, options: dict[str, object], tmp_path: Path
+) -> None:
+    made = make(name, "classification", widths=(8, 8, 20), **options)
+    train(made)
+    _, found = to_onnx.export(made.deployable(), "logits", batch(9, 4).images.numpy(), tmp_path / "net.onnx")
+    assert found.cosine_min > 0.99999
+
+
+def test_what_the_papers_form_adds_is_counted() -> None:
+    assert make("th_kd", "classification").account() == {}
+    one = make("th_kd", "classification", widths=(8, 8, 20), form="paper", alpha_th=1.0)
+    assert one.account() == {"adapter_parameters": 20 * 16 + 16}
+    both = make("th_kd", "classification", widths=(8, 8, 20), form="paper", alpha_th=0.5)
+    assert both.account() == {"adapter_parameters": 20 * 16 + 16, "second_head_parameters": 16 * 5 + 5}
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,18 @@ def test_every_method_keeps_the_contract(name: str, task: TaskName, tmp_path: Pa
     assert run_onnx(tmp_path / "net.onnx", samples[:3]).shape == (3, reference.shape[1])
 
 
+@pytest.mark.parametrize("task", list(HEADS))
+def test_plain_is_cross_entropy(task: TaskName) -> None:
+    made, at = make("plain", task), batch()
+    made.student.eval()
+    logits, labels = made.student(at.images).logits.detach().double().numpy(), at.labels.numpy()
+    rows = np.arange(len(labels))
+    if task == "verification":  # ArcFace: scale 32, margin 0.3
+        logits[rows, labels] = 32 * np.cos(np.arccos(logits[rows, labels] / 32) + 0.3)
+    terms = {name: value.item() for name, value in next(iter(made.stages())).losses(at).items()}
+    assert terms == pytest.approx({"ce": cross_entropy(logits, labels)}, rel=1e-4)
+
+
 def test_kd_is_gamma_ce_plus_alpha_kl() -> None:
     made, at = make("kd", "classification", gamma=0.3, alpha=0.7, tau=2.0), batch()
     made.student.eval()

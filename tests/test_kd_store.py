@@ -1,6 +1,7 @@
 """What one run has trained another takes over, if and only if it would train the very same; recalled is as if asked."""
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def test_the_first_student_of_sh_kd_is_the_plain_one_and_is_found(photos: Path, 
     made, told = run(tmp_path, "sh", photos, SH_KD)
     assert "stage teacher: trained by an earlier run" in told  # the recipe's teacher
     assert "stage head_student: trained by an earlier run" in told
-    assert [line["stage"] for line in log(made)] == ["head_student"] * 2 + ["teacher"] + ["student"] * 2
+    assert [line["stage"] for line in log(made)] == ["head_student"] * 2 + ["tailored_teacher"] + ["student"] * 2
     assert "tailored_teacher" in made.files("onnx")
     shared = weights(made, "tailored_teacher")["head.weight"]
     assert torch.equal(shared, weights(plain)["head.weight"])
@@ -94,19 +95,21 @@ def test_a_killed_sh_kd_continues_in_its_stage(photos: Path, tmp_path: Path, aft
     assert log(straight) == log(resumed)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_run_that_recalls_the_teachers_embeddings_is_the_run_that_asks(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
     teacher = {**tiny.recipe(photos, {})["teacher"], "remember": True}
-    asked, _ = run(tmp_path / "asked", "kd", photos, {"name": "kd"})
-    run(tmp_path, "first", photos, {"name": "th_kd"}, teacher=teacher)
+    train = {**tiny.recipe(photos, {})["train"], "precision": precision}
+    asked, _ = run(tmp_path / "asked", "kd", photos, {"name": "kd"}, train=train)
+    run(tmp_path, "first", photos, {"name": "th_kd"}, teacher=teacher, train=train)
     assert list((tmp_path / ".shared" / "embeddings").rglob("epoch-1.safetensors"))
 
     def never(self: recall.Recall, step: int, embedding: torch.Tensor) -> None:
         raise AssertionError("the teacher was asked again")
 
     monkeypatch.setattr(recall.Recall, "keep", never)
-    recalled, _ = run(tmp_path, "second", photos, {"name": "kd"}, teacher=teacher)
+    recalled, _ = run(tmp_path, "second", photos, {"name": "kd"}, teacher=teacher, train=train)
     assert equal(weights(asked), weights(recalled))
     assert log(asked) == log(recalled)
 
@@ -125,9 +128,58 @@ def test_a_digest_sees_every_part() -> None:
 
 
 def test_who_wants_a_stage_that_is_being_trained_waits_for_it(tmp_path: Path) -> None:
-    found, told = store.Store(tmp_path / "store"), []
-    with found.claim("k", lambda: told.append("first")):
-        pass
-    with found.claim("k", lambda: told.append("second")):
-        pass
-    assert told == []
+    found, told = store.Store(tmp_path / "store"), list[str]()
+    waiting, done = threading.Event(), threading.Event()
+
+    def wanted() -> None:
+        with found.claim("k", waiting.set):
+            told.append("second")
+            done.set()
+
+    with found.claim("k", lambda: told.append("never")):
+        other = threading.Thread(target=wanted)
+        other.start()
+        assert waiting.wait(10)
+        told.append("first")
+        assert not done.is_set()
+    other.join(10)
+    assert told == ["first", "second"]
+
+
+def test_a_stage_found_after_a_part_of_it_was_trained_has_one_line_an_epoch(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, "a", photos, {"name": "plain"}, 7, teacher=None)
+    with (tmp_path / "a" / "log" / "fp32.jsonl").open("a") as file:
+        file.write('{"stage": "stud')
+    whole, _ = run(tmp_path, "b", photos, {"name": "plain"}, teacher=None)
+    made, told = run(tmp_path, "a", photos, {"name": "plain"}, teacher=None)
+    assert "trained by an earlier run" in told
+    assert log(made) == log(whole)
+    assert equal(weights(made), weights(whole))
+
+
+def test_another_margin_or_image_is_not_found(tmp_path: Path) -> None:
+    photos = tiny.image_folder(tmp_path / "photos")
+    for number, margin in enumerate((0.2, 0.3)):
+        student = {**tiny.net(), "head": {"name": "cosface", "margin": margin}}
+        said = run(tmp_path, str(number), photos, {"name": "plain"}, teacher=None, student=student)[1]
+        assert "earlier run" not in said
+    tiny.repaint(photos / "train" / "red")
+    assert "earlier run" not in run(tmp_path, "2", photos, {"name": "plain"}, teacher=None, student=student)[1]
+
+
+def test_the_kd_stage_is_found_by_its_options(photos: Path, tmp_path: Path) -> None:
+    run(tmp_path, "a", photos, {"name": "kd"})
+    assert (
+        "stage head_student: trained by an earlier run"
+        in run(tmp_path, "b", photos, {**SH_KD, "first": {"name": "kd"}})[1]
+    )
+    assert "stage student: trained" not in run(tmp_path, "c", photos, {"name": "kd", "alpha": 0.8})[1]
+
+
+def test_a_place_that_cannot_be_written_shares_nothing(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    run(tmp_path, "a", photos, {"name": "plain"}, teacher=None)
+    assert not (tmp_path / ".shared").exists()

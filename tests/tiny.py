@@ -23,6 +23,12 @@ def image_folder(root: Path, per_class: int = 16, size: int = 20, splits: tuple[
     return root
 
 
+def repaint(folder: Path) -> None:
+    """Blacken one image of a class."""
+    path = sorted(folder.iterdir())[0]
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(path)
+
+
 def net(
     widths: tuple[int, int, int] = (8, 8, 16), embedding: int | None = None, head: str = "linear"
 ) -> dict[str, Any]:

@@ -4,6 +4,7 @@ An accuracy drop must measure the model, never two implementations of decoding: 
 Every other file of this folder is one data set: a subclass of `Source`, named by its file. Augmentation is not here.
 """
 
+import hashlib
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
@@ -16,6 +17,7 @@ from kd2edge.errors import UserError
 from kd2edge.schema import Preprocessing
 from kd2edge.shelves import PluginConfig, configure
 
+CHUNK = 512  # images
 Ints = npt.NDArray[np.int64]
 
 __all__ = [
@@ -49,6 +51,13 @@ class Split(ABC):
     @abstractmethod
     def read(self, index: Ints) -> Images:
         """The images at int64 [B] positions, in any order, with repetitions if asked: uint8 [B, H, W, C]."""
+
+    def fingerprint(self) -> str:
+        """What tells this split from any other: sha256 of labels and pixels, unless a data set knows a quicker way."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.labels).tobytes())
+        for start in range(0, len(self), CHUNK):
+            digest.update(self.read(np.arange(start, min(start + CHUNK, len(self)))).tobytes())
+        return digest.hexdigest()
 
 
 class InMemory(Split):

@@ -5,6 +5,7 @@ adding or removing images moves no other from one side to the other.
 """
 
 import hashlib
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -38,6 +39,12 @@ class Folder(Split):
         with ThreadPoolExecutor(THREADS) as pool:
             images = list(pool.map(lambda i: decode(self.files[i], p), index))
         return np.stack(images) if images else np.empty((0, *p.size, p.channels), np.uint8)
+
+    def fingerprint(self) -> str:
+        """Class, name, size and time of change of every file, and how they are read; no file is opened."""
+        stats = [(file.parent.name, file.name, file.stat()) for file in self.files]
+        seen = [[folder, name, stat.st_size, stat.st_mtime_ns] for folder, name, stat in stats]
+        return hashlib.sha256(json.dumps([seen, self._preprocessing.model_dump()]).encode()).hexdigest()
 
 
 class ImageFolder(Source):

@@ -1,7 +1,7 @@
 """Losses that go beside any logit-based method: the distance of embeddings, and contrast (CRD).
 
 Both look at the student's embedding [N, d_s] and the teacher's [N, d_t]; where the widths differ, the distance goes
-through a linear adapter that is trained beside the student and dropped with the loss.
+through a linear adapter that is trained beside the student: the method's own, or one that is dropped with the loss.
 """
 
 from pydantic import Field
@@ -27,11 +27,13 @@ class Companions(PluginConfig):
 class Company(nn.Module):
     """The companions of one student and teacher, with what they train."""
 
-    def __init__(self, config: Companions, student: Net, teacher: Net) -> None:
+    def __init__(self, config: Companions, student: Net, teacher: Net, bridge: nn.Module | None = None) -> None:
+        """`bridge` is the method's own adapter, if it has one, so that the distance is taken where its head is."""
         super().__init__()
         given, wanted = student.head.weight.shape[1], teacher.head.weight.shape[1]
         self.weight = config.embedding_l2
-        self.adapter = adapter(given, wanted) if self.weight else nn.Identity()
+        own = adapter(given, wanted) if self.weight and bridge is None else nn.Identity()
+        self.adapter = own if bridge is None else bridge
         self.crd = CRD(config.crd, given, wanted) if config.crd else None
 
     def forward(self, out: Out, answers: Answers, labels: Tensor) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """Recipe → nets, data, method → training → ONNX: everything a run is asked to make, comparisons included."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,7 @@ class _Work:
         for stage in learning.stages():
             trainer.run(stage)
         for name, exhibit in learning.exhibits().items():
-            self._finish(name, exhibit, method=method.name)
+            self._finish(name if role == STUDENT else f"{role}_{name}", exhibit, method=method.name)
         account = learning.account()
         for line in told(account):
             self.progress.say(f"{role}: {line}")
@@ -121,7 +122,8 @@ class _Work:
         folder, log = self.run.path / "train" / role, self.run.path / "log" / f"{role}.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         log.parent.mkdir(exist_ok=True)
-        shared = self.run.path.parent / SHARED
+        place = self.run.path.absolute().parent
+        shared = place / SHARED if os.access(place / SHARED if (place / SHARED).exists() else place, os.W_OK) else None
         remember = self.recipe.teacher is not None and self.recipe.teacher.remember
         return Trainer(self.train, self.how, self.recipe.train, seed, folder, log, self.progress, shared, remember)
 

@@ -55,6 +55,10 @@ class ForeignBackbone(Backbone):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         pooled: Tensor = self.body(images)
+        if not isinstance(pooled, Tensor):
+            raise UserError(
+                "This net returns several outputs while it trains.", "choose another arch, or turn them off"
+            )
         assert self._fmap is not None
         fmap, self._fmap = self._fmap, None
         return fmap, pooled

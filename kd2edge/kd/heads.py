@@ -54,6 +54,9 @@ class Cosine(Head):
         self.bias = None
         self.scale, self.margin = scale, margin
 
+    def extra_repr(self) -> str:
+        return f"scale={self.scale}, margin={self.margin}"
+
     def forward(self, embedding: Tensor) -> Tensor:
         return self.scale * F.linear(F.normalize(embedding), F.normalize(self.weight))
 

@@ -4,9 +4,9 @@ The stages come from a generator, so that one stage is prepared after the one be
 """
 
 import hashlib
-import inspect
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from inspect import isfunction
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -96,6 +96,19 @@ class Lesson:
         torch.manual_seed(self.seed if seed is None else seed)
         return build(self.teacher_spec, self.shape)
 
+    def untrained_teacher(self) -> Net:
+        """The same without pretrained weights, whatever the recipe says."""
+        if self.teacher_spec is None:
+            raise no_teacher()
+        options = self.teacher_spec.model.options
+        bare = {
+            "name": self.teacher_spec.model.name,
+            **options,
+            **({"pretrained": False} if "pretrained" in options else {}),
+        }
+        spec = self.teacher_spec.model_copy(update={"model": schema.Plugin.model_validate(bare)})
+        return replace(self, teacher_spec=spec).fresh_teacher()
+
 
 class Method:
     """Base of the methods shelf: one subclass per file, whose `Config` is the recipe's `method` section."""
@@ -135,9 +148,14 @@ class Method:
         return {}
 
     def words(self) -> str:
-        """What its losses depend on besides the nets, for `Stage.minimises`: its file and its options."""
-        source = Path(inspect.getfile(type(self))).read_bytes()
-        return f"{hashlib.sha256(source).hexdigest()} {self.config.model_dump_json()}"
+        """What its losses depend on besides the nets, for `Stage.minimises`: its options, and its file as it is now.
+
+        So are the files of the methods that it is made from.
+        """
+        written = [function for kind in type(self).__mro__ for function in vars(kind).values() if isfunction(function)]
+        files = sorted({Path(function.__code__.co_filename) for function in written})
+        digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()]
+        return f"{' '.join(digests)} {self.config.model_dump_json()}"
 
     def taught(self, batch: Batch) -> Out:
         """The teacher's outputs on a batch, without gradients."""

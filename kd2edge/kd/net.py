@@ -56,6 +56,11 @@ class Backbone(nn.Module):
 
     def __init__(self, config: shelves.PluginConfig, shape: Shape) -> None:
         super().__init__()
+        self.config, self.shape = config, shape
+
+    def extra_repr(self) -> str:
+        """All that it was built by, so that two nets print alike only if they compute alike."""
+        return f"{type(self).__module__}, {self.config!r}, {self.shape}"
 
 
 class Neck(nn.Module):

@@ -2,6 +2,7 @@
 
 A stage's key hashes everything its result depends on: the learner before it starts, the frozen nets, the loss in words,
 the schedule, the seed, the data, the versions. So a name may change and a stage is still found, and a setting may not.
+What it cannot see is a change of this package's own code within one version: then empty the folder.
 """
 
 import fcntl
@@ -12,16 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from kd2edge import __version__
 from kd2edge.data import Split
-from kd2edge.files import write_atomic
+from kd2edge.files import disk_fault, write_atomic
 from kd2edge.kd import checkpoint
-
-SAMPLE = 32
 
 
 def digest(*parts: Any) -> str:
@@ -29,10 +27,11 @@ def digest(*parts: Any) -> str:
     total = hashlib.sha256(json.dumps([__version__, torch.__version__]).encode())
     for part in parts:
         if isinstance(part, nn.Module):
+            total.update(repr(part).encode())  # what is no tensor: a head's margin, an activation
             for name, tensor in part.state_dict().items():
                 total.update(name.encode() + _bytes(tensor))
         elif isinstance(part, Split):
-            total.update(_split(part))
+            total.update(part.fingerprint().encode())
         else:
             total.update(json.dumps(part, sort_keys=True).encode())
     return total.hexdigest()
@@ -42,17 +41,16 @@ def _bytes(tensor: Tensor) -> bytes:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
-def _split(split: Split) -> bytes:
-    """Every label, and a sample of the images spread over the split: a whole data set is too much to hash."""
-    index = np.unique(np.linspace(0, len(split) - 1, SAMPLE).astype(np.int64))
-    return bytes(split.labels.tobytes()) + bytes(split.read(index).tobytes())
-
-
 class Store:
     """A folder of finished stages by key: `<key>.safetensors`, and beside it the log of its training."""
 
     def __init__(self, folder: Path) -> None:
+        """Raises `UserError` where the folder cannot be made."""
         self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise disk_fault(error, folder) from error
 
     def weights(self, key: str) -> Path:
         return self.folder / f"{key}.safetensors"
@@ -73,7 +71,6 @@ class Store:
     @contextmanager
     def claim(self, key: str, wait: Callable[[], None]) -> Iterator[None]:
         """Hold a key while training for it; whoever else wants it waits, and finds it done. `wait` is told."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / f".{key}.lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -81,8 +81,9 @@ class Trainer:
         with found.claim(key, lambda: self.progress.say(f"stage {stage.name}: another run is training it; waiting")):
             if found.weights(key).exists():
                 stage.learner.load_state_dict(checkpoint.read(found.weights(key))["learner"])
-                for line in found.lines(key):
-                    append(self.log, json.dumps({**line, "stage": stage.name}) + "\n")
+                keep_log(self.log, stage.name, 0)
+                lines = [json.dumps({**line, "stage": stage.name}) + "\n" for line in found.lines(key)]
+                append(self.log, "".join(lines))
                 self.progress.say(f"stage {stage.name}: trained by an earlier run, taken from {found.weights(key)}")
                 return
             training.run()
@@ -231,7 +232,7 @@ class _Training:
             self.optimizer.load_state_dict(tree["optimizer"])
             self.epoch, self.step = tree["epoch"], tree["step"]
             self.sums, self.seconds = tree["sums"], tree["seconds"]
-        self._keep_log(self.epoch)
+        keep_log(self.trainer.log, self.stage.name, self.epoch)
 
     def _log(self) -> None:
         figures = {name: value / self.steps for name, value in self.sums.items()}
@@ -241,11 +242,11 @@ class _Training:
         line |= {"seconds": round(self.seconds, 3), "precision": self.precision}
         append(self.trainer.log, json.dumps(line) + "\n")
 
-    def _keep_log(self, epochs: int) -> None:
-        """Drop log lines of epochs that will be trained again."""
-        path = self.trainer.log
-        kept = [line for line in log_lines(path) if line["stage"] != self.stage.name or line["epoch"] <= epochs]
-        write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+def keep_log(log: Path, stage: str, epochs: int) -> None:
+    """Drop a stage's lines beyond so many epochs, which will be trained again, and a last one that a kill has torn."""
+    kept = [line for line in log_lines(log) if line["stage"] != stage or line["epoch"] <= epochs]
+    write_atomic(log, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
 
 def log_lines(path: Path) -> list[dict[str, Any]]:

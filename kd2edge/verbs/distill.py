@@ -15,7 +15,8 @@ from kd2edge.schema import Recipe
 
 RUNS = Path("runs")
 
-PLUGINS = (("data", "name"), ("method", "name"), ("student", "model", "name"), ("teacher", "model", "name"))
+STEPS = (("method", "first", "name"), ("method", "distil", "name"))  # of SH-KD
+PLUGINS = (*STEPS, ("data", "name"), ("method", "name"), ("student", "model", "name"), ("teacher", "model", "name"))
 DECLARATIONS = (("suite",), ("target",))
 PATHS = (*PLUGINS, *DECLARATIONS, ("data", "path"), ("teacher", "weights"))
 
@@ -125,7 +126,8 @@ def anchored(recipe: Recipe) -> Recipe:
     for *parents, key in PATHS:
         section = tree
         for part in parents:
-            section = section.get(part) or {}
+            inner = section.get(part)
+            section = inner if isinstance(inner, dict) else {}
         value = section.get(key)
         if isinstance(value, str) and _is_there(key, Path(value)):
             section[key] = str(Path(value).absolute())

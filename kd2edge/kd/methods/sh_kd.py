@@ -23,14 +23,16 @@ class SHKD(Method):
 
     I2: distil that teacher into a fresh student. The released code leaves the second student a head of its own;
     `distil: {name: th_kd, form: paper, alpha_th: 1}` gives it θ_s too. Where the embeddings differ in width, the
-    teacher gets a linear adapter d_t → d_s before θ_s, which never ships.
+    teacher gets a linear adapter d_t → d_s before θ_s; it ships only where `distil` ships the teacher's neck (SimKD).
+    Raises `UserError` where `first` ships another classifier than its student's own.
     """
 
     class Config(PluginConfig):
         """`first` and `distil` are `method` sections: how I0 and I2 train.
 
-        `teacher: scratch` is the paper's I1, with the recipe's `teacher.train`. `tuned` is a cheaper one of our own:
-        the recipe's trained teacher goes on under θ_s for `tune_epochs`, from `tune_lr` down a half cosine.
+        `teacher: scratch` is the paper's I1, by the recipe's `teacher.train`, or by `train` where there is none, and
+        never from pretrained weights. `tuned` is a cheaper one of our own: the recipe's trained teacher goes on under
+        θ_s for `tune_epochs`, from `tune_lr` down a half cosine, after its own warm-up cut to a fifth of that.
         """
 
         first: schema.Plugin = schema.Plugin(name="plain")
@@ -53,6 +55,12 @@ class SHKD(Method):
     def __init__(self, config: Config, lesson: Lesson) -> None:
         super().__init__(config, lesson)
         self.first = make(config.first, replace(lesson, student=lesson.fresh_student()))
+        if self.first.deployable().head is not self.first.student.head:
+            raise UserError(
+                f"SH-KD shares the classifier that its first student learned, and method.first, {config.first.name}, "
+                "ships another.",
+                "take plain, kd, or th_kd of form: code for method.first",
+            )
         self.tailored = self._tailored()
         self.last = make(config.distil, replace(lesson, teacher=freeze(self._tailored())))  # refuses now, not after I1
 
@@ -60,7 +68,10 @@ class SHKD(Method):
         for stage in self.first.stages():
             yield replace(stage, name=f"head_{stage.name}", stream=stage.stream or stage.name)
         self.tailored.head = worn(self.first.deployable().head)
-        yield Stage("teacher", self.tailored, self.losses, schedule=self._schedule(), minimises="CE, head frozen")
+        schedule, minimises = self._schedule(), "cross-entropy, head frozen"
+        yield Stage(
+            "tailored_teacher", self.tailored, self.losses, schedule=schedule, stream="teacher", minimises=minimises
+        )
         freeze(self.tailored)
         lesson = replace(self.lesson, teacher=self.tailored, student=self.lesson.fresh_student())
         self.last = make(self.config.distil, lesson)
@@ -83,7 +94,7 @@ class SHKD(Method):
         """The teacher of I1 before its training: its own backbone, and a head of the student's shape."""
         lesson, head = self.lesson, self.student.head
         scratch = self.config.teacher == "scratch"
-        net = lesson.fresh_teacher() if scratch else copy.deepcopy(self.teacher).requires_grad_(True)
+        net = lesson.untrained_teacher() if scratch else copy.deepcopy(self.teacher).requires_grad_(True)
         bridge = adapter(net.head.weight.shape[1], head.weight.shape[1])
         return Net(net.backbone, behind(net.neck, bridge), worn(head))
 
@@ -92,5 +103,6 @@ class SHKD(Method):
         plan = (spec.train if spec else None) or self.lesson.plan
         if plan is None or self.config.teacher == "scratch":
             return plan
-        changed = {"epochs": self.config.tune_epochs, "lr": self.config.tune_lr, "schedule": "cosine"}
+        epochs, warmup = self.config.tune_epochs, min(plan.warmup, self.config.tune_epochs / 5)
+        changed = {"epochs": epochs, "lr": self.config.tune_lr, "schedule": "cosine", "warmup": warmup}
         return plan.model_copy(update=changed)

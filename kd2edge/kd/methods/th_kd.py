@@ -5,7 +5,7 @@ Paper and released code differ, and both are here. `form: code` puts a KL term o
 """
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -56,11 +56,10 @@ class THKD(Method):
         super().__init__(config, lesson)
         own, theirs = self.student.head, self.teacher.head
         self.adapter = adapter(own.weight.shape[1], theirs.weight.shape[1])
-        self.company = Company(config, self.student, self.teacher)
+        self.company = Company(config, self.student, self.teacher, self.adapter)
         if config.init_head:
             start_from(own, theirs)
         self.mix = config.alpha_th if config.form == "paper" else None
-
         if self.mix == 1:
             self.student.head.requires_grad_(False)  # the teacher's takes its place
 
@@ -94,6 +93,14 @@ class THKD(Method):
             return Net(self.student.backbone, behind(self.student.neck, self.adapter), worn(self.teacher.head))
         head = MixedHead(self.student.head, self.adapter, worn(self.teacher.head), self.mix)
         return Net(self.student.backbone, self.student.neck, head)
+
+    def account(self) -> dict[str, Any]:
+        """What ships beside the student's own net: the adapter, and the teacher's head where both heads are mixed."""
+        adapter = sum(p.numel() for p in self.adapter.parameters()) if self.mix is not None else 0
+        second = self.mix is not None and self.mix < 1 and self.task.output == "logits"
+        head = sum(p.numel() for p in self.teacher.head.parameters()) if second else 0
+        extra = {"adapter_parameters": adapter if second or self.mix == 1 else 0, "second_head_parameters": head}
+        return {name: count for name, count in extra.items() if count}
 
     @torch.no_grad()
     def head_drift(self) -> dict[str, float]:
