@@ -37,10 +37,11 @@ def test_a_target_names_a_back_end_of_the_shelf(name: str) -> None:
 def test_a_suite_asks_for_what_the_bench_measures(name: str) -> None:
     suite = drawers.read_suite(name)
     assert {rule.metric for rule in suite.rules} <= METRICS
-    # what ships is judged on the test split, and nothing can ship by another
-    assert any(not rule.advice for rule in suite.rules) == (suite.split == "test")
+    judges = any(not rule.advice for rule in suite.rules)
+    # what ships is judged on the test split, by enough samples for a p99; without rules nothing can ship
+    assert not judges or (suite.split == "test" and suite.latency.min_samples >= 662)
+    assert judges or "it never ships" in suite.about
     assert all(len(rule.why) > 10 for rule in suite.rules)
-    assert suite.latency.min_samples >= 662
     assert {rule.versus for rule in suite.rules} <= {None, "fp32", "teacher", "plain", "baseline"}
 
 
@@ -48,7 +49,7 @@ def test_quick_has_the_rules_of_default() -> None:
     assert drawers.read_suite("quick").rules == drawers.read_suite("default").rules
 
 
-@pytest.mark.parametrize("drawer", ["targets", "suites"])
+@pytest.mark.parametrize("drawer", ["targets", "suites", "studies"])
 def test_every_declaration_opens_with_a_comment(drawer: str) -> None:
     for name in drawers.names(drawer):
         assert drawers.find(drawer, name).read_text(encoding="utf-8").startswith("# ")

@@ -8,8 +8,10 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
+from kd2edge.errors import UserError
 from kd2edge.report.model import Report, read_report
 from kd2edge.run import open_run
+from kd2edge.verbs.distill import distill
 from kd2edge.verbs.ship import ship
 from tests import tiny
 
@@ -89,3 +91,14 @@ def test_what_ships_has_two_logits_and_no_bias(shipped: Path, role: str, width: 
     }
     with np.load(made.path.with_suffix(".probe.npz")) as probe:
         assert probe["reference"].shape[1] == 2
+
+
+def test_a_single_class_is_refused_before_training(tmp_path: Path) -> None:
+    images = tiny.image_folder(tmp_path / "images", per_class=4)
+    for split in ("train", "test"):
+        for name in ("green", "red"):
+            shutil.rmtree(images / split / name)
+    (tmp_path / "one.yaml").write_text(yaml.safe_dump(tiny.recipe(images, {"name": "plain"}, teacher=None)))
+    with pytest.raises(UserError, match="single class to learn, 'blue'"):
+        distill(str(tmp_path / "one.yaml"), (), tmp_path / "run")
+    assert not list((tmp_path / "run").rglob("*.safetensors"))

@@ -55,6 +55,8 @@ class _Work:
     def open(cls, recipe: Recipe, run: Run, progress: Progress) -> "_Work":
         source = open_source(recipe.data.model_dump())
         train, how = source.split("train"), source.preprocessing()
+        if len(train.classes) < 2:
+            raise UserError(f"There is a single class to learn, {train.classes[0]!r}.", "name at least two")
         if recipe.train.batch > len(train):
             progress.say(f"the batch of {recipe.train.batch} is cut to the {len(train)} training images")
         shape = net.Shape(how.channels, how.size, len(train.classes))
