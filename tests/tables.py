@@ -1,11 +1,14 @@
 """The tables of the READMEs, made from the drawers' files and from measured results (`make tables` writes them)."""
 
+import re
 import statistics
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 from kd2edge import drawers
 from kd2edge.report.model import Report, read_report
+from kd2edge.report.study import Summary
 from kd2edge.report.study_table import markdown
 from kd2edge.verbs.study_table import table
 
@@ -69,6 +72,7 @@ def _study(name: str) -> tuple[str, ...]:
 
 RESULTS = ROOT / "benchmarks" / "results"
 MARKS = "<!-- results: made by `make tables` -->", "<!-- end of results -->"
+MEASURED = re.compile(r"(<!-- measured:(\w+) -->)\n.*?(<!-- end -->)", re.DOTALL)
 STUDY_MARKS = "<!-- studies: made by `make tables` -->", "<!-- end of studies -->"
 COLUMNS = {"tar@1e-3": 2, "eer": 2, "oneshot_20way": 2, "size": 3, "latency_p50": 3}
 ROLES = {
@@ -99,6 +103,23 @@ def put_studies(text: str) -> str:
         for name in drawers.names("studies")
     ]
     return _put(text, STUDY_MARKS, "\n" + "\n\n".join(told) + "\n")
+
+
+def put_measured(text: str) -> str:
+    """The page on methods with what each row came to in every study that has finished it, between its own marks."""
+    studies = [table(name) for name in drawers.names("studies")]
+    return MEASURED.sub(lambda found: f"{found[1]}\n{_measured(found[2], studies)}\n  {found[3]}", text)
+
+
+def _measured(row: str, studies: list[Summary]) -> str:
+    told = []
+    for study in studies:
+        line = next((line for line in study.lines if line.row == row and not line.missing), None)
+        if line and line.fp32 and line.fp32.std is not None:
+            over = f", {line.over_kd:+.1f} σ from kd" if line.over_kd is not None else ""
+            told.append(f"`{study.study}` {line.fp32.mean:.2f} ± {line.fp32.std:.2f} {study.unit}{over}")
+    words = f"{'; '.join(told)}." if told else "no study has finished it."
+    return textwrap.fill(words, 120, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _put(text: str, marks: tuple[str, str], made: str) -> str:
@@ -142,7 +163,7 @@ def _under(reports: list[Report]) -> str:
 
 
 ABOUT = {"recipes": _recipe, "targets": _target, "suites": _suite, "studies": _study}
-MADE = {"README.md": put_results, READMES["studies"]: put_studies}
+MADE = {"README.md": put_results, READMES["studies"]: put_studies, "docs/methods.md": put_measured}
 
 if __name__ == "__main__":
     for drawer in ABOUT:

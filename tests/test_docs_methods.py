@@ -16,7 +16,7 @@ from kd2edge.schema import Plugin
 
 pytestmark = pytest.mark.kd
 
-SCREEN = 28  # lines
+SCREEN = 31  # lines
 PAGE = (Path(__file__).parents[1] / "docs" / "methods.md").read_text(encoding="utf-8")
 SECTIONS = re.findall(r"^## (`\w+`.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
 NAMES = [section.split("`")[1] for section in SECTIONS]

@@ -108,6 +108,9 @@ def test_a_drawers_readme_opens_with_what_it_is_and_lists_its_files(drawer: str)
 def test_the_tables_of_the_studies_are_those_of_their_results() -> None:
     text = (ROOT / tables.READMES["studies"]).read_text(encoding="utf-8")
     assert tables.put_studies(text) == text, "run `make tables`"
+    methods = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    assert tables.put_measured(methods) == methods, "run `make tables`"
+    assert methods.count("<!-- measured:") >= 6
 
 
 def test_one_floor_for_python_everywhere() -> None:
