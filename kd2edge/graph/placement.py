@@ -7,7 +7,7 @@ and outputs.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto
@@ -67,15 +67,15 @@ class Plan:
         return list(dict.fromkeys(site.ranged_as for site in self.sites))
 
 
-def make_plan(model: ModelProto, flavour: Flavour) -> Plan:
-    """Place Q/DQ in a folded float `model`.
+def make_plan(model: ModelProto, flavour: Flavour, keep: Mapping[str, str] | None = None) -> Plan:
+    """Place Q/DQ in a folded float `model`; `keep` names further nodes that stay in float, each with its reason.
 
     Raises `UserError` if it is quantized already or no layer is left to quantize.
     """
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node):
         raise UserError("The model is quantized already.", "give the float model it was made from")
     graph, known = Topology(model), shapes(model)
-    kept = kept_in_float(graph, known, flavour)
+    kept = {**(keep or {}), **kept_in_float(graph, known, flavour)}
     chosen = [node for node in graph.nodes if node.op_type in COMPUTE and node.name not in kept]
     if not chosen:
         raise UserError("No layer of the model can run in INT8.", "; ".join(f"{n}: {why}" for n, why in kept.items()))
@@ -87,6 +87,16 @@ def make_plan(model: ModelProto, flavour: Flavour) -> Plan:
         Layer(node.name, node.input[1], _output_axis(node), _source(graph, node.input[0])) for node in chosen
     )
     return Plan(flavour, layers, _sites(graph, edges), kept, _coverage(model, layers))
+
+
+def ranged(model: ModelProto) -> list[str]:
+    """The tensors that any plan for a folded `model` may want ranges of, whatever it keeps in float."""
+    graph = Topology(model)
+    layers = [node for node in graph.nodes if node.op_type in COMPUTE]
+    sums = [node for node in graph.nodes if is_residual(graph, node)]
+    given = [node.input[0] for node in layers] + [name for node in sums for name in node.input]
+    made = [_result(graph, node) for node in [*layers, *sums]]
+    return list(dict.fromkeys(_source(graph, name) for name in [*given, *made]))
 
 
 def _output_axis(node: NodeProto) -> int:

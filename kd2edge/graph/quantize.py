@@ -14,7 +14,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 from kd2edge.errors import UserError
 from kd2edge.graph.calibrate import Images, collect
 from kd2edge.graph.fold import fold
-from kd2edge.graph.placement import Coverage, Layer, Plan, Site, make_plan
+from kd2edge.graph.placement import Coverage, Layer, Plan, Site, make_plan, ranged
 from kd2edge.graph.run import session
 from kd2edge.graph.scales import Calibrator, Range, affine, fit_bias, quantize_weight, symmetric, weight_scales
 from kd2edge.graph.topology import Array, Topology, add_initializer, drop_unread
@@ -36,6 +36,32 @@ class Quantized:
     images: int
 
 
+@dataclass(frozen=True)
+class Calibrated:
+    """A folded model with all that any choice of its layers needs to become INT8: calibrated once, quantized often."""
+
+    model: ModelProto
+    flavour: Flavour
+    calibrator: Calibrator
+    bits: int
+    ranges: dict[str, Range]
+    images: int
+
+    def quantized(self, keep: Mapping[str, str] | None = None) -> Quantized:
+        """INT8 but for what the policy keeps in float and what `keep` names besides, node name to reason.
+
+        Raises `UserError` when no layer is left to quantize, or the result does not load.
+        """
+        plan = make_plan(self.model, self.flavour, keep)
+        graph = Topology(self.model)
+        scales = {
+            item.node: weight_scales(graph.constant(item.weight), item.axis, self.calibrator, self.bits)
+            for item in plan.layers
+        }
+        made = insert(self.model, plan, self.ranges, scales, self.bits)
+        return Quantized(made, plan.coverage, plan.kept, self.ranges, self.flavour, self.calibrator, self.images)
+
+
 def quantize_model(
     model: ModelProto,
     batches: Iterable[Images],
@@ -48,16 +74,23 @@ def quantize_model(
     `reduce_range` keeps weights to 7 bits for x86 CPUs without VNNI. Raises `UserError` for a model that is quantized
     already, has no layer to quantize or does not load afterwards, and for unusable calibration images.
     """
+    return calibrate_model(model, batches, flavour, calibrator, reduce_range).quantized()
+
+
+def calibrate_model(
+    model: ModelProto,
+    batches: Iterable[Images],
+    flavour: Flavour,
+    calibrator: Calibrator = "mse",
+    reduce_range: bool = False,
+    for_any: bool = False,
+) -> Calibrated:
+    """What `quantize_model` does before it inserts. `for_any` takes the ranges of what other choices of layers need."""
     folded = fold(model)
     plan = make_plan(folded, flavour)
-    ranges, images = collect(folded, plan.tensors, batches, calibrator, signed=flavour == "tensorrt")
-    bits = 7 if reduce_range else 8
-    graph = Topology(folded)
-    scales = {
-        item.node: weight_scales(graph.constant(item.weight), item.axis, calibrator, bits) for item in plan.layers
-    }
-    quantized = insert(folded, plan, ranges, scales, bits)
-    return Quantized(quantized, plan.coverage, plan.kept, ranges, flavour, calibrator, images)
+    tensors = ranged(folded) if for_any else plan.tensors
+    ranges, images = collect(folded, tensors, batches, calibrator, signed=flavour == "tensorrt")
+    return Calibrated(folded, flavour, calibrator, 7 if reduce_range else 8, ranges, images)
 
 
 def insert(model: ModelProto, plan: Plan, ranges: Mapping[str, Range], scales: Scales, bits: int = 8) -> ModelProto:

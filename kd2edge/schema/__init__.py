@@ -1,0 +1,37 @@
+"""What a YAML of each drawer may say: Recipe, Target, Suite, Study.
+
+Unknown keys are refused, and all faults are told at once.
+"""
+
+from kd2edge.schema.quantize import Quantize
+from kd2edge.schema.recipe import Affine, Augment, Head, NetSpec, Preprocessing, Recipe, Teacher, Train
+from kd2edge.schema.section import Flavour, Plugin, Precision, Section, TaskName
+from kd2edge.schema.study import Overrides, Search, Study, StudyRow
+from kd2edge.schema.suite import Latency, Rule, Suite
+from kd2edge.schema.target import BatchRange, Target
+
+__all__ = [
+    "Affine",
+    "Augment",
+    "BatchRange",
+    "Flavour",
+    "Head",
+    "Latency",
+    "NetSpec",
+    "Overrides",
+    "Plugin",
+    "Precision",
+    "Preprocessing",
+    "Quantize",
+    "Recipe",
+    "Rule",
+    "Search",
+    "Section",
+    "Study",
+    "StudyRow",
+    "Suite",
+    "Target",
+    "TaskName",
+    "Teacher",
+    "Train",
+]

@@ -1,0 +1,113 @@
+"""Recipe: one YAML of `recipes/`, and its sections."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from kd2edge.schema.quantize import Quantize
+from kd2edge.schema.section import Plugin, Section, TaskName
+
+
+class Preprocessing(Section):
+    """What stands between an image file and a network's input, as constants that an artifact's manifest can carry.
+
+    `size` is (H, W); `mean` and `std`, one number per channel, are in units of pixel / 255; `decoder` names the
+    library, its version and the resize filter: "pillow 13.0.0/box".
+    """
+
+    size: tuple[int, int]
+    channels: int
+    color: Literal["L", "RGB"]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    decoder: str
+
+    @model_validator(mode="after")
+    def _one_constant_per_channel(self) -> "Preprocessing":
+        channels = {"L": 1, "RGB": 3}[self.color]
+        if not self.channels == len(self.mean) == len(self.std) == channels:
+            raise ValueError(f"{self.color} images need channels = {channels}, with one mean and one std each")
+        if min(self.std) <= 0 or min(self.size) < 1:
+            raise ValueError("every std and both sides of the size must be positive")
+        return self
+
+
+class Head(Section):
+    """The classifier: `linear`, or a cosine head with scale s and margin m (ArcFace 1801.07698, CosFace 1801.09414)."""
+
+    name: Literal["linear", "cosine", "arcface", "cosface"] = "linear"
+    scale: float = Field(32.0, gt=0)
+    margin: float = Field(0.3, ge=0, lt=1.6)
+
+
+class NetSpec(Section):
+    """Backbone, neck and head. `embedding: null` hands the pooled features to the head as they are."""
+
+    model: Plugin
+    neck: Literal["gap", "gdc"] = "gap"
+    embedding: int | None = Field(None, ge=2)
+    head: Head = Head()
+
+
+class Affine(Section):
+    """Random affine maps: rotation and shear in degrees, scale in and out, translation as a share of the size."""
+
+    degrees: float = Field(0.0, ge=0, le=180)
+    shear: float = Field(0.0, ge=0, le=45)
+    scale: float = Field(0.0, ge=0, lt=1)
+    translate: float = Field(0.0, ge=0, lt=0.5)
+
+
+class Augment(Section):
+    affine: Affine | None = None
+    flip: bool = False
+    crop_padding: int = Field(0, ge=0)
+
+
+class Train(Section):
+    """A schedule. Times are in epochs; `precision: auto` is bf16 where the processor has it, else fp32."""
+
+    epochs: int = Field(ge=1)
+    batch: int = Field(128, ge=2)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = False
+    weight_decay: float = Field(5e-4, ge=0)
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    warmup: float = Field(0.0, ge=0)
+    milestones: tuple[float, ...] = ()
+    gamma: float = Field(0.1, gt=0, le=1)
+    clip: float | None = Field(None, gt=0)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    augment: Augment = Augment()
+
+
+class Teacher(NetSpec):
+    """The net that teaches. `weights`: an embedded name, a checkpoint's path, or null to train it anew by `train`.
+
+    `seed` is for its own training, by default the recipe's. `remember` keeps its embeddings of the augmented images
+    beside the run, for runs that see the same ones again: N x d values an epoch.
+    """
+
+    weights: str | None = None
+    train: Train | None = None
+    seed: int | None = Field(None, ge=0)
+    remember: bool = False
+
+
+class Recipe(Section):
+    """One YAML of `recipes/`: a teacher, a student, a method, a data set, a schedule, a quantization plan."""
+
+    about: str
+    task: TaskName
+    seed: int = Field(0, ge=0)
+    data: Plugin
+    teacher: Teacher | None = None
+    student: NetSpec
+    method: Plugin
+    train: Train
+    quantize: Quantize = Quantize()
+    compare: tuple[str, ...] = ()
+    target: str = "onnx-cpu"
+    suite: str = "default"

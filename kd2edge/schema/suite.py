@@ -1,0 +1,58 @@
+"""Suite: one YAML of `benchmarks/suites/`."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from kd2edge.schema.section import Section
+
+
+class Latency(Section):
+    """The latency protocol: single stream, a fresh process, warm-up by time and by stability of the median."""
+
+    batch: int = Field(1, ge=1)
+    warmup_ms: float = Field(200.0, ge=0)
+    seconds: float = Field(10.0, gt=0)
+    min_samples: int = Field(662, ge=1)
+
+
+class Rule(Section):
+    """One condition a model must meet to ship.
+
+    Exactly one bound: `at_least` or `at_most` on the number itself, or, against another row (`versus`), `drop_at_most`
+    and `rise_at_most` in the metric's own unit, or `ratio_at_most`. `advice` rules never hold: they recommend.
+    """
+
+    metric: str
+    of: str
+    why: str
+    versus: str | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+    drop_at_most: float | None = None
+    rise_at_most: float | None = None
+    ratio_at_most: float | None = None
+    advice: bool = False
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> "Rule":
+        absolute = [self.at_least, self.at_most]
+        relative = [self.drop_at_most, self.rise_at_most, self.ratio_at_most]
+        given = [bound for bound in absolute + relative if bound is not None]
+        if len(given) != 1:
+            raise ValueError(f"a rule has exactly one bound, this one has {len(given)}")
+        if (self.versus is None) != all(bound is None for bound in relative):
+            raise ValueError("`versus` goes with drop_at_most, rise_at_most or ratio_at_most, and they with it")
+        return self
+
+
+class Suite(Section):
+    """One YAML of `benchmarks/suites/`: what to measure, and the rules a model must meet to ship.
+
+    `split: val` is for choosing between recipes; what ships is judged on "test".
+    """
+
+    about: str
+    split: Literal["test", "val"] = "test"
+    latency: Latency = Latency()
+    rules: tuple[Rule, ...]
