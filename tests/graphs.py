@@ -108,6 +108,19 @@ def face_net(normalised: bool = False) -> ModelProto:
     return net.model(x)
 
 
+def outlier_net() -> ModelProto:
+    """A depthwise convolution reads a few channels two hundred times larger than the rest, and makes them alike."""
+    net = Net(seed=4)
+    x = net.conv(net.prelu(net.norm(net.conv("images", 16, 3, stride=2))), 64, 1)
+    size = np.where(np.arange(64) % 16 == 0, 200.0, 1.0).astype(np.float32)
+    ends = [size, np.zeros(64, np.float32), np.zeros(64, np.float32), np.ones(64, np.float32)]
+    x = net.prelu(net.node("BatchNormalization", x, *[net.constant(values) for values in ends]))
+    filters = net.random.standard_normal((64, 1, 3, 3)) / 3 / size.reshape(-1, 1, 1, 1)
+    weight, bias = net.constant(filters.astype(np.float32)), net.vector(-0.1, 0.1, 64)
+    x = net.node("Conv", x, weight, bias, channels=64, group=64, pads=[1] * 4)
+    return net.model(net.gemm(net.pool(net.prelu(x)), 32))
+
+
 def pooled_net() -> ModelProto:
     """A plain net: MaxPool twice, global average pooling, a hidden Gemm and a classifier."""
     net = Net(seed=2)
@@ -133,6 +146,7 @@ NETS: dict[str, Callable[[], ModelProto]] = {
     "padded": lambda: residual_net("pad"),
     "face": face_net,
     "normalised": lambda: face_net(normalised=True),
+    "outlier": outlier_net,
     "pooled": pooled_net,
     "simkd": simkd_net,
 }

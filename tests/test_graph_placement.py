@@ -8,7 +8,7 @@ from onnx import ModelProto
 from kd2edge.errors import UserError
 from kd2edge.graph.fold import fold
 from kd2edge.graph.placement import Plan, make_plan
-from kd2edge.graph.topology import Topology
+from kd2edge.graph.topology import Topology, attribute
 from kd2edge.schema import Flavour
 from tests.graphs import NETS, SIZE, Net, face_net, pooled_net, residual_net, simkd_net
 
@@ -72,11 +72,11 @@ def test_pads_constant_is_never_quantized() -> None:
         assert not [slot for site in plan.sites for name, slot in site.readers if name in pads and slot > 0]
 
 
-def test_tensorrt_leaves_prelu_in_float_and_depthwise_behind_it() -> None:
+def test_tensorrt_leaves_prelu_in_float_and_quantizes_depthwise_layers_behind_it() -> None:
     graph, plan = planned(face_net, "tensorrt")
     assert not {pair for pair in readers(graph, plan) if pair[1] == "PRelu"}
-    depthwise = [why for why in plan.kept.values() if "behind a PReLU" in why]
-    assert len(depthwise) == 2
+    groups = {node.name: attribute(node, "group", 1) for node in graph.nodes}
+    assert sum(groups[layer.node] > 1 for layer in plan.layers) == 2
 
 
 def test_what_surrounds_a_global_depthwise_convolution_stays_in_float() -> None:

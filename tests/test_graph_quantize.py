@@ -17,19 +17,21 @@ from kd2edge.graph.fold import fold
 from kd2edge.graph.load import load_model, save_model
 from kd2edge.graph.parity import compare
 from kd2edge.graph.placement import make_plan
-from kd2edge.graph.quantize import Quantized, insert, quantize_model
+from kd2edge.graph.quantize import Quantized, Remedies, calibrate_model, insert, quantize_model
 from kd2edge.graph.run import run_onnx
-from kd2edge.graph.scales import Calibrator, Range
+from kd2edge.graph.scales import Range
 from kd2edge.graph.topology import Topology, opset
 from kd2edge.schema import Flavour
+from kd2edge.schema.quantize import Calibrator
 from tests.graphs import NETS, Net, face_net, images, pooled_net, residual_net
 
 FLAVOURS: list[Flavour] = ["tensorrt", "ort-x86"]
-CALIBRATORS: list[Calibrator] = ["mse", "minmax"]
+CALIBRATORS: list[Calibrator] = ["auto", "minmax", "percentile", "entropy", "mse"]
 
 
 def quantized(make: Callable[[], ModelProto], flavour: Flavour, calibrator: Calibrator = "mse") -> Quantized:
-    return quantize_model(make(), np.split(images(32), 4), flavour, calibrator)
+    remedies = Remedies(correct_bias="auto" if calibrator == "auto" else False)
+    return quantize_model(make(), np.split(images(32), 4), flavour, calibrator, remedies=remedies)
 
 
 def fused(model: ModelProto, tmp_path: Path) -> Counter[str]:
@@ -55,7 +57,12 @@ def test_a_quantized_net_is_valid_and_close_to_float(
     parity = compare(run_onnx(NETS[name](), unseen), run_onnx(loaded, unseen))
     assert parity.cosine_mean > 0.995
     assert parity.cosine_min > 0.98
-    assert (result.images, result.flavour, result.calibrator) == (32, flavour, calibrator)
+    assert result.flavour == flavour
+    if calibrator == "auto":
+        assert (result.images, result.held_out) == (32, 8)
+        assert result.errors[result.calibrator] == min(result.errors[name] for name in CALIBRATORS[1:])
+    else:
+        assert (result.images, result.held_out, result.calibrator) == (32, 0, calibrator)
     assert result.coverage.layers > 0
 
 
@@ -132,7 +139,7 @@ def pointwise(weight: NDArray[Any], x: NDArray[Any]) -> NDArray[np.float64]:
 
 def test_seven_bits_are_kept_for_a_cpu_without_vnni() -> None:
     for reduce_range, largest in [(False, 127), (True, 63)]:
-        result = quantize_model(residual_net(), [images(16)], "ort-x86", "minmax", reduce_range)
+        result = quantize_model(residual_net(), [images(16)], "ort-x86", "minmax", reduce_range, Remedies(False, False))
         integers = [numpy_helper.to_array(t) for t in result.model.graph.initializer if t.data_type == TensorProto.INT8]
         assert max(np.abs(values.astype(int)).max() for values in integers) == largest
 
@@ -153,7 +160,7 @@ def test_a_dead_channel_with_a_large_bias_does_not_overflow() -> None:
     x = net.relu(net.conv("images", 16, 3))
     x = net.node("Conv", x, net.constant(weight), net.vector(2, 3, 8), channels=8, pads=[1] * 4)
     model = net.model(net.gemm(net.pool(net.relu(x)), 4))
-    result = quantize_model(model, [images(16)], "ort-x86")
+    result = quantize_model(model, [images(16)], "ort-x86", "mse")
     assert compare(run_onnx(model, images(8)), run_onnx(result.model, images(8))).cosine_min > 0.999
 
 
@@ -179,3 +186,30 @@ def test_a_missing_range_is_named() -> None:
 def test_calibration_faults_come_through() -> None:
     with pytest.raises(UserError, match="no calibration images"):
         quantize_model(residual_net(), [], "tensorrt")
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_calibrated_once_any_choice_of_layers_can_be_quantized(flavour: Flavour) -> None:
+    calibrated = calibrate_model(residual_net(), [images(16)], flavour, for_any=True)
+    layers = [layer.node for layer in calibrated.plan().layers]
+    fewer = calibrated.quantized({layers[1]: "it was asked for"})
+    assert fewer.coverage.layers == len(layers) - 1
+    assert fewer.kept[layers[1]] == "it was asked for"
+    assert fewer.calibrator == calibrated.calibrator
+
+
+def test_a_model_of_a_fixed_batch_holds_out_whole_batches() -> None:
+    net = Net()
+    model = net.model(net.gemm(net.pool(net.relu(net.conv(net.conv("images", 16, 3), 16, 3))), 4), batch=4)
+    result = quantize_model(model, np.split(images(32), 4), "tensorrt")
+    assert (result.images, result.held_out) == (32, 8)
+
+
+def test_layers_are_kept_in_float_by_name_and_a_name_that_is_none_is_refused() -> None:
+    model = fold(NETS["residual"]())
+    weight = [node.input[1] for node in model.graph.node if node.op_type == "Conv"][-1]
+    remedies = Remedies(keep=(f"{weight[:-1]}?",))
+    kept = quantize_model(model, [images(8)], "tensorrt", "minmax", remedies=remedies).kept
+    assert "the settings keep it" in kept.values()
+    with pytest.raises(UserError, match="No layer is called 'stem'"):
+        quantize_model(model, [images(8)], "tensorrt", remedies=Remedies(keep=("stem",)))

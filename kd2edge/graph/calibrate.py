@@ -1,6 +1,6 @@
 """Ranges of activations, from images run through the float model batch by batch in ONNX Runtime."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import onnx
@@ -8,27 +8,48 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from kd2edge.errors import UserError
-from kd2edge.graph.histogram import Extremes, Histogram
+from kd2edge.graph.histogram import Channels, Extremes
 from kd2edge.graph.run import run, session
-from kd2edge.graph.scales import Calibrator, Range
 from kd2edge.graph.signature import Input, image_input
 
 Images = NDArray[np.float32]
 
+COMMON, FAR = 0.99, 100.0
 AT_ONCE = 8  # all watched tensors of so many images are in memory together, however large the batches are
 
 
-def collect(
-    model: ModelProto, tensors: Iterable[str], batches: Iterable[Images], calibrator: Calibrator, signed: bool
-) -> tuple[dict[str, Range], int]:
-    """The range of each named tensor over `batches` of images (float32 [N, C, H, W]), and the number of images.
+def collect(model: ModelProto, tensors: Iterable[str], batches: Iterable[Images]) -> tuple[dict[str, Channels], int]:
+    """What each named tensor, and the input, holds over `batches` of images (float32 [N, C, H, W]); their number.
 
-    `signed` says whether the ranges will become symmetric int8 or affine uint8. Raises `UserError` when there are no
-    images, when they are all one constant, when their shape is not the model's, or when a tensor is not finite.
+    Raises `UserError` when there are no images, when they are all one constant, when their shape is not the model's,
+    when a tensor is not finite, or when some pixels lie far beyond all others.
     """
-    watched: dict[str, Extremes] = {name: Histogram() if calibrator == "mse" else Extremes() for name in tensors}
+    given = image_input(model).name
+    watched = {name: Channels() for name in [given, *tensors]}
     images = observe(model, watched, batches)
-    return {name: seen.limits(signed) for name, seen in watched.items()}, images
+    _refuse_outliers(watched[given])
+    return watched, images
+
+
+def _refuse_outliers(pixels: Channels) -> None:
+    """Of a camera's pixels one in a hundred is more than a hundredth of the largest: a byte has but 255 steps."""
+    counts = np.cumsum(pixels.magnitudes)
+    common = (int(np.searchsorted(counts, COMMON * counts[-1])) + 1) * pixels.width
+    if counts[-1] and pixels.largest > FAR * common:
+        raise UserError(
+            f"The largest calibration pixel is {pixels.largest:g}, while 99 % of them stay below {common:.3g}.",
+            "an image is damaged, or not normalised as the others are",
+        )
+
+
+def part(batches: Iterable[Images], held_out: bool, group: int) -> Iterator[Images]:
+    """Three of four images of each batch, or the fourth that is held out; `group` neighbours stay together."""
+    seen = 0
+    for batch in batches:
+        fourth = (seen + np.arange(len(batch))) // group % 4 == 3
+        seen += len(batch)
+        if (fourth == held_out).any():
+            yield batch[fourth == held_out]
 
 
 def observe(model: ModelProto, watched: Mapping[str, Extremes], batches: Iterable[Images]) -> int:

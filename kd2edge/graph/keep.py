@@ -1,9 +1,14 @@
 """Which layers stay in float, and why: the reasons a person reads beside a plan."""
 
-from onnx import NodeProto
+import fnmatch
+from collections.abc import Iterable
 
+from onnx import ModelProto, NodeProto
+
+from kd2edge.errors import UserError
 from kd2edge.graph.topology import COMPUTE, Shape, Topology, attribute
 from kd2edge.schema import Flavour
+from kd2edge.shelves import nearest
 
 ACTIVATIONS = ("Relu", "Clip", "PRelu", "LeakyRelu")
 KERNELS: dict[Flavour, tuple[str, ...]] = {"tensorrt": ("Conv", "ConvTranspose", "Gemm"), "ort-x86": ("Conv", "Gemm")}
@@ -28,6 +33,23 @@ def kept_in_float(graph: Topology, known: dict[str, Shape], flavour: Flavour) ->
         if reason is not None:
             kept.setdefault(node.name, reason)
     return kept
+
+
+def layers_named(model: ModelProto, patterns: Iterable[str]) -> dict[str, str]:
+    """The weighted layers whose names, or whose weights' names, match a shell's patterns, with that for a reason.
+
+    Raises `UserError` for a pattern that no layer matches.
+    """
+    layers = [node for node in model.graph.node if node.op_type in COMPUTE]
+    found: dict[str, str] = {}
+    for pattern in patterns:
+        matching = [layer.name for layer in layers if fnmatch.filter([layer.name, layer.input[1]], pattern)]
+        if not matching:
+            weights = [layer.input[1] for layer in layers]
+            hint = f"its layers' weights: {', '.join(weights[:4])}, …"
+            raise UserError(f"No layer is called {pattern!r}{nearest(pattern, weights)}.", hint)
+        found |= dict.fromkeys(matching, "the settings keep it")
+    return found
 
 
 def is_global_depthwise(node: NodeProto, known: dict[str, Shape]) -> bool:
@@ -89,9 +111,4 @@ def _slow_in_tensorrt(graph: Topology, node: NodeProto) -> str | None:
         return "it has few channels" if min(outputs, inputs) < 16 and (outputs % 8 or inputs % 8) else None
     if outputs % 8 or max(kernel) < 3:
         return "it is grouped, with few channels or a small kernel"
-    maker = graph.producer.get(node.input[0])
-    if maker is not None and maker.op_type == "PRelu":
-        # TensorRT computes PReLU in float, so integers would save no traffic; and on a MobileFaceNet these 4 % of the
-        # work cost 0.3 points of TAR@FAR 1e-4 and most of the distance to the float embedding (cosine .992, not .997).
-        return "it is grouped and behind a PReLU"
     return None

@@ -4,16 +4,17 @@ Uniform affine quantization as in Jacob et al., arXiv 1712.05877, section 2.1; w
 channel, as in Krishnamoorthi, arXiv 1806.08342, section 3.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kd2edge.graph.topology import Array
+from kd2edge.schema.quantize import Clipping
 
-Calibrator = Literal["mse", "minmax"]
+Scales = Mapping[str, NDArray[np.float32]]  # of the weights, by node name: [output channels]
 
 SMALLEST = float(np.finfo(np.float32).tiny)
 BIAS_LIMIT = 2**30
@@ -46,17 +47,18 @@ def _usable(scale: float) -> float:
     return scale if scale >= SMALLEST else 1.0
 
 
-def weight_scales(weight: Array, axis: int, calibrator: Calibrator, bits: int = 8) -> NDArray[np.float32]:
+def weight_scales(weight: Array, axis: int, clipping: Clipping, bits: int = 8) -> NDArray[np.float32]:
     """One scale for each output channel (along `axis`) of a float weight: [channels], symmetric.
 
-    `minmax` maps the largest magnitude to the largest integer; `mse` shrinks that, down to a half, to where the squared
-    error of the channel is smallest. `bits` is 7 where 8 would overflow (see `has_vnni`).
+    `minmax` maps the largest magnitude to the largest integer; the others shrink that, down to a half, to where the
+    squared error of the channel is smallest: a channel has too few weights for ranks and distributions. `bits` is 7
+    where 8 would overflow (see `has_vnni`).
     """
     rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1).astype(np.float64)
     largest = 2 ** (bits - 1) - 1
     widest: NDArray[np.float64] = np.abs(rows).max(axis=1) / largest
     widest[widest < SMALLEST] = 1.0
-    if calibrator == "minmax":
+    if clipping == "minmax":
         return widest.astype(np.float32)
     tried = widest * SHRINKS[:, None]
     errors = np.stack([_squared_error(rows, scales[:, None], largest) for scales in tried])
