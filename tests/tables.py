@@ -60,7 +60,7 @@ def _suite(name: str) -> tuple[str, ...]:
 
 def _study(name: str) -> tuple[str, ...]:
     study = drawers.read_study(name)
-    trials = len(study.rows["kd"].trials)
+    trials = len(study.rows[study.against].trials)
     return (
         f"`{study.recipe}`",
         ", ".join(study.rows),
@@ -116,7 +116,7 @@ def _measured(row: str, studies: list[Summary]) -> str:
     for study in studies:
         line = next((line for line in study.lines if line.row == row and not line.missing), None)
         if line and line.fp32 and line.fp32.std is not None:
-            over = f", {line.over_kd:+.1f} σ from kd" if line.over_kd is not None else ""
+            over = f", {line.over:+.1f} σ from {study.against}" if line.over is not None else ""
             told.append(f"`{study.study}` {line.fp32.mean:.2f} ± {line.fp32.std:.2f} {study.unit}{over}")
     words = f"{'; '.join(told)}." if told else "no study has finished it."
     return textwrap.fill(words, 120, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)

@@ -69,6 +69,13 @@ def test_mobilefacenet_scales_and_changes_its_activation() -> None:
     assert not any(isinstance(m, torch.nn.PReLU) for m in slim.modules())
 
 
+def test_mobilenet_v2_counts_as_published_and_keeps_more_pixels_of_small_images() -> None:
+    assert count(build(classes=1000, size=224, model={"name": "mobilenet_v2"})) == 3_504_872
+    small = build(classes=10, model={"name": "mobilenet_v2", "stride": 8, "multiplier": 0.35, "activation": "relu"})
+    assert small.eval()(torch.zeros(1, 3, 32, 32)).fmap.shape == (1, 1280, 4, 4)
+    assert not any(isinstance(m, torch.nn.ReLU6) for m in small.modules())
+
+
 def test_a_size_the_net_cannot_halve_is_refused() -> None:
     with pytest.raises(UserError, match="divisible by 16"):
         build(size=40, model={"name": "mobilefacenet"})

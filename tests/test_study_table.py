@@ -116,10 +116,10 @@ def test_a_row_is_held_against_plain_kd_and_the_teacher() -> None:
     assert th_kd.fp32 == some([68, 66])
     assert th_kd.int8 is not None
     assert th_kd.int8.mean == pytest.approx(66)
-    assert [plain.gap_closed, kd.over_kd] == [None, None]
+    assert [plain.gap_closed, kd.over] == [None, None]
     assert [kd.gap_closed, th_kd.gap_closed] == [pytest.approx(40), pytest.approx(60)]
-    assert plain.over_kd == pytest.approx(-4)
-    assert th_kd.over_kd == pytest.approx(2 / math.sqrt((2 * 1 + 1 * 2) / 3))
+    assert plain.over == pytest.approx(-4)
+    assert th_kd.over == pytest.approx(2 / math.sqrt((2 * 1 + 1 * 2) / 3))
     assert [line.best for line in summary.lines] == [False, False, True]
     assert (th_kd.done, th_kd.missing, summary.unit) == ((0, 1), (2,), "%")
     assert summary.missing == ("th_kd: seed 2 missing",)
@@ -141,7 +141,7 @@ def test_a_row_of_another_net_has_its_own_plain_student_and_no_distance_from_kd(
     summary = summarize("s", study(rows=rows), found(results={**found().results, **more}))
     assert summary.line("wide").gap_closed is None
     assert summary.line("wide_kd").gap_closed == pytest.approx(50.0)
-    assert summary.line("wide_kd").over_kd is None
+    assert summary.line("wide_kd").over is None
     assert [line.row for line in summary.lines if line.best] == ["th_kd", "wide_kd"]  # one for each student
     assert "The plain student of wide_kd is wide." in summary.conditions
 

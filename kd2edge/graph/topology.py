@@ -11,6 +11,7 @@ from onnx import ModelProto, NodeProto, ValueInfoProto, numpy_helper
 Array = NDArray[Any]
 Shape = tuple[int | None, ...]
 
+FLOATS = (onnx.TensorProto.FLOAT,)
 COMPUTE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 

@@ -15,7 +15,7 @@ from kd2edge.data import Source, Split, normalize, open_source
 from kd2edge.errors import UserError
 from kd2edge.files import write_atomic
 from kd2edge.kd import net, store, to_onnx, weights
-from kd2edge.kd.method import Batch, Lesson, Losses, Stage, make
+from kd2edge.kd.method import Batch, Lesson, Losses, Method, Stage, make
 from kd2edge.kd.tasks import Task
 from kd2edge.kd.train import Trainer
 from kd2edge.progress import Progress
@@ -34,14 +34,16 @@ def distill(recipe: Recipe, run: Run, progress: Progress) -> None:
     Roles: `teacher`, `fp32` (the distilled student that would ship), and one per name in `recipe.compare`. What an
     earlier process finished is kept. Raises `UserError` for anything the recipe's author can mend.
     """
-    work = _Work.open(recipe, run, progress)
+    work = Work.open(recipe, run, progress)
     teacher = work.teacher()
     for role, method in ((STUDENT, recipe.method), *((name, Plugin(name=name)) for name in recipe.compare)):
         work.student(role, method, teacher)
 
 
 @dataclass
-class _Work:
+class Work:
+    """A recipe being worked on in its run: the data it learns from, and the nets it makes."""
+
     recipe: Recipe
     run: Run
     progress: Progress
@@ -52,7 +54,7 @@ class _Work:
     task: Task
 
     @classmethod
-    def open(cls, recipe: Recipe, run: Run, progress: Progress) -> "_Work":
+    def open(cls, recipe: Recipe, run: Run, progress: Progress) -> "Work":
         source = open_source(recipe.data.model_dump())
         train, how = source.split("train"), source.preprocessing()
         if len(train.classes) < 2:
@@ -78,10 +80,7 @@ class _Work:
 
     def student(self, role: str, method: Plugin, teacher: net.Net | None) -> None:
         """Train a student by one method and enter it into the run under `role`; all roles start alike."""
-        learning = make(method, self._lesson(teacher))
-        trainer = self._trainer(role, self.recipe.seed)
-        for stage in learning.stages():
-            trainer.run(stage)
+        learning = self.learned(role, method, teacher)
         for name, exhibit in learning.exhibits().items():
             self._finish(name if role == STUDENT else f"{role}_{name}", exhibit, method=method.name)
         account = learning.account()
@@ -89,10 +88,26 @@ class _Work:
             self.progress.say(f"{role}: {line}")
         self._finish(role, learning.deployable(), method=method.name, **account)
 
+    def learned(self, role: str, method: Plugin, teacher: net.Net | None) -> Method:
+        """A method with its stages done: trained now, or taken from where an earlier process finished them."""
+        learning = make(method, self._lesson(teacher))
+        trainer = self.trainer(role, self.recipe.seed)
+        for stage in learning.stages():
+            trainer.run(stage)
+        return learning
+
     def _lesson(self, teacher: net.Net | None) -> Lesson:
         recipe = self.recipe
         return Lesson(
-            self.task, self.shape, recipe.student, teacher, recipe.teacher, recipe.train, recipe.seed, self._latency
+            task=self.task,
+            shape=self.shape,
+            student_spec=recipe.student,
+            teacher=teacher,
+            teacher_spec=recipe.teacher,
+            plan=recipe.train,
+            seed=recipe.seed,
+            latency=self._latency,
+            student_weights=recipe.student.weights,
         )
 
     def _latency(self, candidate: net.Net) -> float:
@@ -118,9 +133,10 @@ class _Work:
 
         seed = self.recipe.seed if spec.seed is None else spec.seed
         stage = Stage("teacher", teacher, losses, schedule=spec.train, minimises="cross-entropy")
-        self._trainer("teacher", seed).run(stage)
+        self.trainer("teacher", seed).run(stage)
 
-    def _trainer(self, role: str, seed: int) -> Trainer:
+    def trainer(self, role: str, seed: int) -> Trainer:
+        """What trains stages on the recipe's data, their files in the run's folder for `role`."""
         folder, log = self.run.path / "train" / role, self.run.path / "log" / f"{role}.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         log.parent.mkdir(exist_ok=True)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from kd2edge import schema, shelves
 from kd2edge.errors import UserError
+from kd2edge.kd import weights
 from kd2edge.kd.net import Net, Out, Shape, build
 from kd2edge.kd.tasks import Task
 
@@ -66,8 +67,8 @@ class Stage:
 class Lesson:
     """What a method is given: task, images' shape, and the sections of the recipe that describe nets and schedule.
 
-    `student` is built anew from its section unless one is given, by `seed`; `teacher` is frozen. `latency` tells what a
-    net takes for one image, in ms, on the machine that trains.
+    `student` is built anew from its section unless one is given, by `seed`, and starts from `student_weights` where
+    these are named; `teacher` is frozen. `latency` tells what a net takes for one image, in ms, on this machine.
     """
 
     task: Task
@@ -78,6 +79,7 @@ class Lesson:
     plan: schema.Train | None = None
     seed: int = 0
     latency: Callable[[Net], float] | None = None
+    student_weights: str | None = None
     student: Net = field(default=None)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
@@ -85,9 +87,12 @@ class Lesson:
             object.__setattr__(self, "student", self.fresh_student())
 
     def fresh_student(self) -> Net:
-        """A student as it is before any training; always the same one."""
+        """A student as it is before any training; always the same one. Raises `UserError` for unfit weights."""
         torch.manual_seed(self.seed)
-        return build(self.student_spec, self.shape)
+        student = build(self.student_spec, self.shape)
+        if self.student_weights is not None:
+            weights.load_into(student, self.student_weights)
+        return student
 
     def fresh_teacher(self, seed: int | None = None) -> Net:
         """The teacher's net as it is before any training. Raises `UserError` when the recipe has no teacher."""
@@ -117,6 +122,7 @@ class Method:
         """Its section of a recipe."""
 
     needs_teacher: ClassVar[bool] = True
+    reads_map: ClassVar[bool] = False  # whether its losses look at the student's feature map
 
     def __init__(self, config: Any, lesson: Lesson) -> None:
         self.config, self.lesson = config, lesson
@@ -134,6 +140,15 @@ class Method:
     def stages(self) -> Iterator[Stage]:
         """The trainings, in order."""
         raise NotImplementedError
+
+    def last_stage(self) -> Stage:
+        """The stage that trains what ships, for the modules as they are now: quantization-aware training repeats it."""
+        *_, last = self.stages()
+        return last
+
+    def trained(self) -> Net:
+        """The net that the losses of the last stage run, whose backbone and neck ship. Default: the student."""
+        return self.student
 
     def deployable(self) -> Net:
         """The net that ships. Default: the student."""

@@ -100,7 +100,7 @@ class _Training:
         plan = stage.schedule or trainer.plan
         self.trainer, self.stage, self.plan = trainer, stage, plan
         self.batch = min(plan.batch, len(trainer.data))
-        self.epochs = max(1, round(plan.epochs * stage.share))
+        self.epochs = max(1, round(plan.epochs * stage.share)) if plan.epochs else 0
         self.steps = len(trainer.data) // self.batch
         self.precision = precision(plan.precision)
         self.optimizer = optimizer(stage.learner, plan)

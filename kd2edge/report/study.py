@@ -77,7 +77,7 @@ class Found(Section):
 class Line(Section):
     """A row of the table. `fp32` and `int8` are of the study's metric, over the seeds in `done`; `p50` is in ms.
 
-    `gap_closed` is in %, `over_kd` in pooled standard deviations, both of FP32.
+    `gap_closed` is in %, `over` in pooled standard deviations from the row that all are held against.
     """
 
     row: str
@@ -89,7 +89,7 @@ class Line(Section):
     fp32: Spread | None = None
     int8: Spread | None = None
     gap_closed: float | None = None
-    over_kd: float | None = None
+    over: float | None = None
     best: bool = False
     done: tuple[int, ...] = ()
     missing: tuple[int, ...] = ()
@@ -108,6 +108,7 @@ class Summary(Section):
     metric: str
     unit: str
     target: str
+    against: str
     seeds: tuple[int, ...]
     lines: tuple[Line, ...]
     teacher: Line | None

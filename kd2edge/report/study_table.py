@@ -15,17 +15,17 @@ COST = ("parameters", "MACs", "p50 ms FP32", "p50 ms INT8")
 def grid(summary: Summary) -> list[dict[str, str]]:
     """The lines as text by column, the teacher's first."""
     metric = f"{metric_name(summary.metric)}{f' {summary.unit}' if summary.unit else ''}"
-    teacher = [_cells(summary.teacher, metric, 1)] if summary.teacher else []
-    return teacher + [_cells(line, metric, len(summary.seeds)) for line in summary.lines]
+    teacher = [_cells(summary.teacher, metric, 1, summary.against)] if summary.teacher else []
+    return teacher + [_cells(line, metric, len(summary.seeds), summary.against) for line in summary.lines]
 
 
-def _cells(line: Line, metric: str, wanted: int) -> dict[str, str]:
+def _cells(line: Line, metric: str, wanted: int, against: str) -> dict[str, str]:
     return {
         "row": line.row,
         f"{metric} FP32": _spread(line.fp32),
         f"{metric} INT8": _spread(line.int8),
         "gap closed %": _number(line.gap_closed, ".0f"),
-        "over kd σ": _number(line.over_kd, "+.1f"),
+        f"over {against} σ": _number(line.over, "+.1f"),
         "n": f"{len(line.done)}/{wanted}",
         "no seed": _absent(line),
         "parameters": _number(line.parameters, ",.0f"),

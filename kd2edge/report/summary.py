@@ -7,11 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kd2edge.report.spread import distance, gap_closed, spread
+from kd2edge.report.spread import Spread, distance, gap_closed, spread
 from kd2edge.report.study import Found, Line, Result, Summary
-from kd2edge.schema import Overrides, Study
-
-PLAIN, KD = "plain", "kd"
+from kd2edge.schema import Overrides, Study, StudyRow
 
 
 def summarize(name: str, study: Study, found: Found) -> Summary:
@@ -26,6 +24,7 @@ def summarize(name: str, study: Study, found: Found) -> Summary:
         metric=study.metric,
         unit=unit,
         target=Path(study.target).stem,
+        against=study.against,
         seeds=study.seeds,
         lines=tuple(_marked(line, study, lines, better) for line in compared),
         teacher=teacher,
@@ -88,30 +87,34 @@ def _teacher(study: Study, found: Found) -> Line | None:
 
 
 def _compared(line: Line, study: Study, lines: Mapping[str, Line], teacher: Line | None, better: str) -> Line:
-    """The line held against its baseline and the teacher, and against kd where that trains the same student."""
-    baseline = _baseline(study, line.row)
-    plain, kd, taught = lines[baseline].fp32, lines[KD].fp32, line.row != baseline
+    """The line held against its baseline and the teacher, and against the study's row that trains the same student."""
+    baseline, other = _baseline(study, line.row), study.against
+    plain, reference, judged = lines[baseline].fp32, lines[other].fp32, _judged(study, line)
     changes: dict[str, Any] = {}
-    if line.fp32 and plain and teacher and teacher.fp32 and taught:
-        changes["gap_closed"] = gap_closed(line.fp32.mean, plain.mean, teacher.fp32.mean, better)
-    if line.fp32 and kd and line.row != KD and baseline == _baseline(study, KD):
-        changes["over_kd"] = distance(line.fp32, kd)
+    if study.judged == "fp32" and judged and plain and teacher and teacher.fp32 and line.row != baseline:
+        changes["gap_closed"] = gap_closed(judged.mean, plain.mean, teacher.fp32.mean, better)
+    if judged and reference and baseline == _baseline(study, other) and (study.judged, line.row) != ("fp32", other):
+        changes["over"] = distance(judged, reference)
     return line.model_copy(update=changes)
+
+
+def _judged(study: Study, line: Line) -> Spread | None:
+    return line.fp32 if study.judged == "fp32" else line.int8
 
 
 def _baseline(study: Study, row: str) -> str:
     """The row that trains the row's student without a teacher; such a row is its own."""
-    baselines = {PLAIN, *(each.baseline for each in study.rows.values())}
+    baselines = {each.baseline for each in study.rows.values()}
     return row if row in baselines else study.rows[row].baseline
 
 
 def _marked(line: Line, study: Study, lines: Mapping[str, Line], better: str) -> Line:
     """The line, marked where no other row of the same student is better."""
     baseline = _baseline(study, line.row)
-    same = [lines[name].fp32 for name in study.rows if _baseline(study, name) == baseline]
+    same = [_judged(study, lines[name]) for name in study.rows if _baseline(study, name) == baseline]
     means = [each.mean for each in same if each]
-    best = (max if better == "higher" else min)(means, default=None)
-    return line.model_copy(update={"best": len(means) > 1 and line.fp32 is not None and line.fp32.mean == best})
+    best, own = (max if better == "higher" else min)(means, default=None), _judged(study, line)
+    return line.model_copy(update={"best": len(means) > 1 and own is not None and own.mean == best})
 
 
 def _conditions(study: Study, found: Found) -> Iterator[str]:
@@ -120,18 +123,29 @@ def _conditions(study: Study, found: Found) -> Iterator[str]:
     if results:
         yield f"{_measured(results)}; {_trained(results)}."
         yield "Mean ± standard deviation over seeds; the teacher is one net."
-        yield (
-            "Gap closed: (row - plain) / (teacher - plain); σ: pooled standard deviations from kd; both of FP32. "
-            "Bold: the best of its student."
-        )
+        yield f"{_held(study)} Bold: the best of its student."
+    default = StudyRow.model_fields["baseline"].default
     for name in study.rows:
-        if _baseline(study, name) not in (PLAIN, name):
+        if _baseline(study, name) not in (default, name) and study.judged == "fp32":
             yield f"The plain student of {name} is {_baseline(study, name)}."
+    for name, row in study.rows.items():
+        if row.target is not None:
+            yield f"The INT8 of {name} is made for the target {row.target}."
     yield _searched(study)
     chosen = [f"{row}: {_told(settings)}" for row, settings in found.settings.items() if settings]
     if chosen:
         yield f"Chosen: {'; '.join(chosen)}."
     yield found.p50_conditions or "Latency has not been measured yet."
+
+
+def _held(study: Study) -> str:
+    """What the figures beside the metric mean."""
+    if study.judged == "int8":
+        return f"σ: pooled standard deviations of INT8 from {study.against} in FP32."
+    return (
+        f"Gap closed: (row - plain) / (teacher - plain); σ: pooled standard deviations from {study.against}; "
+        "both of FP32."
+    )
 
 
 def _measured(results: Sequence[Result]) -> str:
@@ -155,7 +169,7 @@ def _trained(results: Sequence[Result]) -> str:
 def _searched(study: Study) -> str:
     if study.search is None:
         return "No search: the settings are those of the study's file."
-    each = len(study.rows[KD].trials)
+    each = len(study.rows[study.against].trials)
     return (
         f"Each row had {each} trial{'s' * (each != 1)}, judged by the suite {study.search.suite} at seed "
         f"{study.search.seed} and chosen by {study.metric}; plain and kd as many as every other."

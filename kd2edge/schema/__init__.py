@@ -3,8 +3,9 @@
 Unknown keys are refused, and all faults are told at once.
 """
 
+from kd2edge.schema.qat import Qat
 from kd2edge.schema.quantize import Quantize
-from kd2edge.schema.recipe import Affine, Augment, Head, NetSpec, Preprocessing, Recipe, Teacher, Train
+from kd2edge.schema.recipe import Affine, Augment, Head, NetSpec, Preprocessing, Recipe, Student, Teacher, Train
 from kd2edge.schema.section import Flavour, Plugin, Precision, Section, TaskName
 from kd2edge.schema.study import Overrides, Search, Study, StudyRow
 from kd2edge.schema.suite import Latency, Rule, Suite
@@ -22,11 +23,13 @@ __all__ = [
     "Plugin",
     "Precision",
     "Preprocessing",
+    "Qat",
     "Quantize",
     "Recipe",
     "Rule",
     "Search",
     "Section",
+    "Student",
     "Study",
     "StudyRow",
     "Suite",

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from kd2edge.schema.qat import Qat
 from kd2edge.schema.quantize import Quantize
 from kd2edge.schema.section import Plugin, Section, TaskName
 
@@ -65,9 +66,9 @@ class Augment(Section):
 
 
 class Train(Section):
-    """A schedule. Times are in epochs; `precision: auto` is bf16 where the processor has it, else fp32."""
+    """In epochs, 0 of which train nothing; `precision: auto` is bf16 where the processor has that, else fp32."""
 
-    epochs: int = Field(ge=1)
+    epochs: int = Field(ge=0)
     batch: int = Field(128, ge=2)
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = Field(gt=0)
@@ -81,6 +82,12 @@ class Train(Section):
     clip: float | None = Field(None, gt=0)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     augment: Augment = Augment()
+
+
+class Student(NetSpec):
+    """The net that learns, from the start, or from `weights`: those of a checkpoint or an embedded name."""
+
+    weights: str | None = None
 
 
 class Teacher(NetSpec):
@@ -104,10 +111,11 @@ class Recipe(Section):
     seed: int = Field(0, ge=0)
     data: Plugin
     teacher: Teacher | None = None
-    student: NetSpec
+    student: Student
     method: Plugin
     train: Train
     quantize: Quantize = Quantize()
+    qat: Qat | None = None
     compare: tuple[str, ...] = ()
     target: str = "onnx-cpu"
     suite: str = "default"

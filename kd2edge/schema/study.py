@@ -1,7 +1,7 @@
 """Study: one YAML of `benchmarks/studies/`."""
 
 import re
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -24,7 +24,8 @@ class Search(Section):
 class StudyRow(Section):
     """A row: a whole method section and further settings, of which `trials` are alternatives to choose one from.
 
-    `baseline` is the row that trains the same student without a teacher.
+    `baseline` is the row that trains the same student without a teacher; `target`, by default the study's, is what the
+    row's INT8 is made for.
     """
 
     about: str
@@ -32,10 +33,14 @@ class StudyRow(Section):
     set: Overrides = Field(default_factory=dict)
     trials: tuple[Overrides, ...] = ()
     baseline: str = "plain"
+    target: str | None = None
 
 
 class Study(Section):
-    """One YAML of `benchmarks/studies/`: rows times seeds, each a run of a recipe with changes, in one table."""
+    """One YAML of `benchmarks/studies/`: rows times seeds, each a run of a recipe with changes, in one table.
+
+    Rows are held `against` one of them, in FP32; where `judged` is int8, by their INT8.
+    """
 
     about: str
     recipe: str
@@ -44,6 +49,8 @@ class Study(Section):
     metric: str
     suite: str = "study"
     target: str = "onnx-cpu"
+    against: str = "kd"
+    judged: Literal["fp32", "int8"] = "fp32"
     rows: dict[str, StudyRow]
     search: Search | None = Field(None, validate_default=True)
 
@@ -56,11 +63,11 @@ class Study(Section):
 
     @field_validator("rows")
     @classmethod
-    def _named_and_complete(cls, rows: dict[str, StudyRow]) -> dict[str, StudyRow]:
+    def _named_and_complete(cls, rows: dict[str, StudyRow], info: ValidationInfo) -> dict[str, StudyRow]:
         faults = [f"{name!r} is no name for a row" for name in rows if not _is_row_name(name)]
-        faults += [
-            f"there is no row {name!r}, and all are compared with it" for name in ("plain", "kd") if name not in rows
-        ]
+        against = info.data.get("against", "kd")
+        if against not in rows:
+            faults.append(f"there is no row {against!r}, and all are held against it")
         strays = [(name, row.baseline) for name, row in rows.items() if row.baseline not in rows]
         faults += [f"the baseline of {name}, {baseline!r}, is no row" for name, baseline in strays]
         if faults:

@@ -67,6 +67,10 @@ class Plan:
     def latency_path(self) -> Path:
         return self.results / "latency.json"
 
+    def target(self, cell: Cell) -> str:
+        """What the cell's files are made for and measured as."""
+        return self.study.rows[cell.row].target or self.study.target
+
     def suite(self, cell: Cell) -> str:
         """The suite that the cell is measured by; a result keeps the stem of its file."""
         return self.study.search.suite if self.study.search and cell.trial is not None else self.study.suite

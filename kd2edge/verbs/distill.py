@@ -18,7 +18,7 @@ RUNS = Path("runs")
 STEPS = (("method", "first", "name"), ("method", "distil", "name"))  # of SH-KD
 PLUGINS = (*STEPS, ("data", "name"), ("method", "name"), ("student", "model", "name"), ("teacher", "model", "name"))
 DECLARATIONS = (("suite",), ("target",))
-PATHS = (*PLUGINS, *DECLARATIONS, ("data", "path"), ("teacher", "weights"))
+PATHS = (*PLUGINS, *DECLARATIONS, ("data", "path"), ("teacher", "weights"), ("student", "weights"))
 
 
 def distill(

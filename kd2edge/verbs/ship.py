@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kd2edge import drawers
-from kd2edge.artifact import open_artifact
+from kd2edge.artifact import Artifact, open_artifact
 from kd2edge.edge.session import open_backend
 from kd2edge.errors import UserError
 from kd2edge.progress import Progress, Silent
@@ -16,6 +16,7 @@ from kd2edge.verbs.bench import REPORT, bench_run, run_items
 from kd2edge.verbs.distill import begin, directory, require_torch, train
 from kd2edge.verbs.export import export_run
 from kd2edge.verbs.gate import gate
+from kd2edge.verbs.qat import qat_run
 from kd2edge.verbs.quantize import quantize_run
 
 
@@ -58,7 +59,7 @@ def ship(
         if not trained(made):
             train(made, progress)
         if quantizes and not quantized(made, target):
-            quantize_run(made, target, None, progress)
+            int8_run(made, target, progress)
         if not _exported(made, target):
             export_run(made, target, True, False, None, progress)
         report = _benched(made, suite, target) or bench_run(made, suite, target, None, progress)
@@ -96,6 +97,11 @@ def quantized(run: Run, target: str) -> bool:
     except UserError:
         return False  # gone or damaged: it is made again
     return found.sha256 == line["sha256"] and run.artifact("fp32").manifest.sha256 in found.parents
+
+
+def int8_run(run: Run, target: str, progress: Progress) -> Artifact:
+    """The INT8 of a locked run: trained where its recipe has a `qat` section, else calibrated."""
+    return quantize_run(run, target, None, progress) if run.recipe.qat is None else qat_run(run, target, progress)
 
 
 def _exported(run: Run, target: str) -> bool:

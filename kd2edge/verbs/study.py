@@ -81,9 +81,10 @@ def _ready(plan: Plan) -> None:
         overrides = plan.overrides(cell)
         if overrides is not None:
             drawers.read_recipe(plan.study.recipe, overrides, plugin_faults)
-    fault = open_backend(drawers.read_target(plan.study.target).backend).available()
-    if fault is not None:
-        raise UserError(f"The target {plan.study.target} cannot be measured here: {fault}")
+    for target in {plan.study.target, *(plan.target(cell) for cell in plan.seeds())}:
+        fault = open_backend(drawers.read_target(target).backend).available()
+        if fault is not None:
+            raise UserError(f"The target {target} cannot be measured here: {fault}")
 
 
 def _pass(plan: Plan, cells: Collection[Cell], tried: dict[Cell, UserError | None], progress: Progress) -> bool:

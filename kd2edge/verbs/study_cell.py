@@ -15,8 +15,7 @@ from kd2edge.schema import Recipe
 from kd2edge.verbs.bench import bench_run
 from kd2edge.verbs.cells import Cell, Plan, trains_alike
 from kd2edge.verbs.distill import anchored, train
-from kd2edge.verbs.quantize import quantize_run
-from kd2edge.verbs.ship import quantized, trained
+from kd2edge.verbs.ship import int8_run, quantized, trained
 
 KEPT_CONDITIONS = ("threads", "data", "classes", "genuine_pairs", "impostor_pairs", "thresholds")
 
@@ -46,12 +45,12 @@ def work(plan: Plan, cell: Cell, progress: Progress) -> Result:
 
 def _made(plan: Plan, cell: Cell, recipe: Recipe, run: Run, progress: Progress) -> Report:
     """Train, quantize and measure what of the cell is not done yet; a trial has no INT8 and no teacher to report."""
-    target = plan.study.target
+    target = plan.target(cell)
     int8 = cell.trial is None and "int8" in drawers.read_target(target).precisions
     if not trained(run):
         train(run, progress)
     if int8 and not quantized(run, target):
-        quantize_run(run, target, None, progress)
+        int8_run(run, target, progress)
     teacher = cell.trial is None and "teacher" in run.files("onnx") and plan.teacher() is None
     roles = ["teacher"] * (teacher and plan.has_its_teacher(recipe)) + ["fp32"] + ["int8"] * int8
     report = bench_run(run, plan.suite(cell), target, None, progress, roles)
@@ -91,7 +90,7 @@ def _result(plan: Plan, cell: Cell, recipe: Recipe) -> Result:
         trial=cell.trial,
         recipe=recipe.model_dump(mode="json"),
         suite=Path(plan.suite(cell)).stem,
-        target=Path(plan.study.target).stem,
+        target=Path(plan.target(cell)).stem,
     )
 
 

@@ -29,7 +29,8 @@ def latency(
     """
     progress = progress or Silent()
     plan = open_plan(name, runs, results)
-    items = [item for row in plan.study.rows for item in _of_row(plan, row, progress)]
+    rows = [name for name, row in plan.study.rows.items() if row.target in (None, plan.study.target)]
+    items = [item for row in rows for item in _of_row(plan, row, progress)]
     if not items:
         raise UserError(f"No row of {plan.name} has a finished run in {plan.runs}.", f"kd2edge study {plan.name}")
     recipe = drawers.read_recipe(plan.study.recipe)

@@ -81,6 +81,12 @@ class SHKD(Method):
         """I1: cross-entropy of the teacher under the student's classifier."""
         return {"ce": self.task.supervised(self.tailored, self.tailored(batch.images), batch.labels)}
 
+    def last_stage(self) -> Stage:
+        return self.last.last_stage()
+
+    def trained(self) -> Net:
+        return self.last.trained()
+
     def deployable(self) -> Net:
         return self.last.deployable()
 

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from kd2edge.errors import UserError, first_line
 from kd2edge.kd.losses import kl
 from kd2edge.kd.method import Batch, Lesson, Losses, Method, Stage
-from kd2edge.kd.net import Net, Out, Shape, fmap_shape
+from kd2edge.kd.net import Net, Shape, fmap_shape
 from kd2edge.kd.projector import ProjectedTrunk, Projector, neck_behind_map, shipped_parameters
 from kd2edge.shelves import PluginConfig
 
@@ -56,6 +56,8 @@ class SimKD(Method):
                 raise ValueError(f"either a factor or a budget that chooses one, and {' and '.join(budgets)} is set")
             return factor if factor is not None or budgets else 2
 
+    reads_map = True
+
     def __init__(self, config: Config, lesson: Lesson) -> None:
         super().__init__(config, lesson)
         self.neck = neck_behind_map(self.teacher, lesson.shape)
@@ -65,24 +67,27 @@ class SimKD(Method):
         self.shrink = None if list(self.size) == given_size else self.size
         self.factor: int = config.factor or self._factor_within_budget()
         self.trunk = self._trunk(self.factor)
-        _require_it_runs(self.deployable(), lesson.shape)
+        self.shipped = self._shipping(self.trunk)
+        _require_it_runs(self.shipped, lesson.shape)
         self.trunk.train()
 
     def stages(self) -> Iterator[Stage]:
-        yield Stage("student", self.trunk, self.losses, frozen=(self.teacher,))
+        yield Stage("student", self.shipped.backbone, self.losses, frozen=(self.teacher,))
+
+    def trained(self) -> Net:
+        return self.shipped
 
     def deployable(self) -> Net:
-        return self._shipping(self.trunk)
+        return self.shipped
 
     def losses(self, batch: Batch) -> Losses:
-        projected, taught = self.trunk(batch.images), self.taught(batch)
+        out, taught = self.shipped(batch.images), self.taught(batch)
+        projected = out.fmap
         target = taught.fmap
         if target.shape[2:] != projected.shape[2:]:
             target = F.adaptive_avg_pool2d(target, projected.shape[2:])
         terms = {"mse": self.config.beta * F.mse_loss(projected.float(), target.float())}
         if self.config.gamma or self.config.alpha:
-            embedding = self.neck(projected)
-            out = Out(projected, embedding, self.teacher.head(embedding))
             if self.config.gamma:
                 terms["ce"] = self.config.gamma * self.task.supervised(self.teacher, out, batch.labels)
             if self.config.alpha:

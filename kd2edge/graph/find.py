@@ -1,0 +1,40 @@
+"""Find a net's tensors in the graph it was exported as: by what they hold, since exporters name them as they like."""
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from kd2edge.graph.run import run, session
+from kd2edge.graph.topology import FLOATS, Topology, element_types
+
+NEAR = 1e-3  # of the largest magnitude: folding and other kernels round differently
+
+
+def tensor_holding(model: ModelProto, images: NDArray[np.float32], values: NDArray[np.float32]) -> str | None:
+    """The first float tensor that holds `values` [N, ...] when `images` [N, C, H, W] go in; None where none does."""
+    types = element_types(model)
+    names = [name for name in Topology(model).producer if types.get(name) in FLOATS]
+    wide = ModelProto()
+    wide.CopyFrom(model)
+    del wide.graph.output[:]
+    wide.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    results = run(session(wide), images, names)
+    return next((name for name, found in zip(names, results, strict=True) if _same(found, values)), None)
+
+
+def initializer_holding(model: ModelProto, values: NDArray[np.float32]) -> tuple[str, bool] | None:
+    """The initializer that holds `values`, and whether it does so transposed; None where there is none."""
+    graph = Topology(model)
+    for name in graph.initializers:
+        held = graph.constant(name)
+        if held.dtype == np.float32:
+            if _same(held, values):
+                return name, False
+            if held.ndim == 2 and _same(held.T, values):
+                return name, True
+    return None
+
+
+def _same(one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
+    return one.shape == other.shape and bool(np.abs(one - other).max() <= NEAR * np.abs(other).max())
