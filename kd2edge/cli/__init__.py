@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from kd2edge import __version__
-from kd2edge.cli import contents, printing
+from kd2edge.cli import contents, printing, quantization
 from kd2edge.cli.options import (
     Data,
     Json,
@@ -29,7 +29,7 @@ from kd2edge.errors import Exit
 
 app = typer.Typer(
     name="kd2edge",
-    help="Distil, quantize, export and judge small vision models before they ship to the edge.",
+    help="Distil, quantize, export and judge small vision models for the edge.",
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -93,20 +93,34 @@ def quantize(
     target: Target = None,
     data: Data = None,
     calibrator: Annotated[
-        str | None, typer.Option("--calibrator", help="minmax or mse [the recipe's, else mse].")
+        str | None,
+        typer.Option("--calibrator", help="auto, minmax, percentile, entropy or mse [the recipe's, else auto]."),
     ] = None,
+    qat: Annotated[
+        bool, typer.Option("--qat", help="Train a run on in INT8, its teacher attached, instead of calibrating alone.")
+    ] = False,
     out: Out = None,
     preprocess: Preprocess = None,
     task: Task = None,
     json: Json = False,
 ) -> None:
     """Make INT8 of a run's student or of an ONNX file."""
+    from kd2edge.verbs.qat import qat as training
     from kd2edge.verbs.quantize import quantize as verb
 
     terminal: Terminal = ctx.obj
-    made = verb(source, target, data, calibrator, out, preprocess, task, terminal)
+    if qat:
+        printing.refuse_beside("--qat", data=data, calibrator=calibrator, out=out, preprocess=preprocess, task=task)
+        terminal.resume = printing.again("quantize", source, qat=True, target=target)
+        made = training(source, target, terminal)
+    else:
+        made = verb(source, target, data, calibrator, out, preprocess, task, terminal)
     terminal.say(f"INT8: {made.path}")
     terminal.answer(printing.artifact(made))
+
+
+app.command(cls=Verb)(quantization.sensitivity)
+app.command(cls=Verb)(quantization.search)
 
 
 @app.command(cls=Verb)

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from kd2edge.errors import Exit
+from kd2edge.errors import Exit, UserError
 
 if TYPE_CHECKING:  # to print a list of recipes needs no onnx
     from kd2edge.artifact import Artifact
@@ -28,9 +28,16 @@ def run(made: "Run") -> dict[str, Any]:
     return {"run": str(made.path), "models": {role: str(path) for role, path in made.files("onnx").items()}}
 
 
-def again(*words: str, **options: Any) -> str:
+def refuse_beside(flag: str, **options: object) -> None:
+    """Raise `UserError` for options that are set and mean nothing beside a flag."""
+    for name, value in options.items():
+        if value is not None:
+            raise UserError(f"--{name} means nothing beside {flag}.", f"leave --{name} out; the run's recipe states it")
+
+
+def again(*words: object, **options: Any) -> str:
     """A command as it would be typed: a list is an option given several times, what is unset is left out."""
-    told = ["kd2edge", *words]
+    told = ["kd2edge", *map(str, words)]
     for name, value in options.items():
         for each in value if isinstance(value, list) else [value]:
             if each is not None and each is not False:
