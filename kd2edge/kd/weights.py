@@ -1,6 +1,6 @@
-"""Teacher weights: embedded ones, our own checkpoints, and anybody's state dict, matched by name."""
+"""Teacher weights: embedded ones, our own checkpoints, and anybody's state dict, by name or else in order, aloud."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from kd2edge.shelves import nearest
 
 EMBEDDED = Path(__file__).parent / "teachers"
 PREFIXES = ("module.", "model.", "net.", "_orig_mod.")
+COUNTER = "num_batches_tracked"  # of batch norm, which no net needs to compute
 CLASSIFIERS = ("fc", "linear", "classifier", "head", "classifier.1", "head.fc")
 
 
@@ -40,24 +41,24 @@ def locate(name: str) -> Path:
     )
 
 
-def load_into(net: Net, name: str) -> Path:
+def load_into(net: Net, name: str, say: Callable[[str], None] | None = None) -> Path:
     """Load weights into a net and return the file they came from.
 
     Tensors are matched by name, after dropping wrappers' prefixes; a foreign net's classifier becomes the head. Whether
-    a linear head has a bias is for the file's classifier to say.
+    a linear head has a bias is for the file's classifier to say. Where names are missing and there is somebody to `say`
+    it to, `load_in_order` is tried: a guess is never silent.
 
     Raises `UserError` when the file cannot be read safely or is not what its manifest says, and when a tensor is
     missing or has another shape.
     """
-    path = locate(name)
-    if has_manifest(path):
-        open_artifact(path)
-    given = {_strip(key): value for key, value in _read(path).items()}
+    path, given = _open(name)
     head = _head(given, getattr(net.backbone, "classifier_name", None))
     _fit_bias(net.head, given, head)
     wanted = net.state_dict()
     found = {key: _find(key, given, head) for key in wanted}
-    missing = [key for key, value in found.items() if value is None and not key.endswith("num_batches_tracked")]
+    missing = [key for key, value in found.items() if value is None and not key.endswith(COUNTER)]
+    if missing and say is not None:
+        return load_in_order(net, name, say)
     if missing:
         raise UserError(
             f"{path} does not hold this net: of {len(wanted)} tensors {len(missing)} are missing, as {missing[0]!r}.",
@@ -75,6 +76,49 @@ def load_into(net: Net, name: str) -> Path:
         )
     net.load_state_dict(state, strict=False)
     return path
+
+
+def load_in_order(module: nn.Module, name: str, say: Callable[[str], None]) -> Path:
+    """Load a file's tensors into a module one after the other, whatever they are called, and `say` so.
+
+    The two must agree, tensor by tensor, in shape and in the last part of the name ("weight", "running_mean", …), and
+    end together: that is how a published net whose layers come in the same order, under other names, is taken over.
+    Raises `UserError` as `load_into` does, naming the first tensor that does not fit; the module is then unchanged.
+    """
+    path, given = _open(name)
+    theirs = [(key, value) for key, value in given.items() if not key.endswith(COUNTER)]
+    ours = [(key, value) for key, value in module.state_dict().items() if not key.endswith(COUNTER)]
+    for number, ((key, own), (other, value)) in enumerate(zip(ours, theirs, strict=False), 1):
+        if own.shape != value.shape or key.rpartition(".")[2] != other.rpartition(".")[2]:
+            raise _out_of_order(path, f"its tensor {number}, {_tell(other, value)}, is none for {_tell(key, own)}")
+    if len(ours) != len(theirs):
+        over = (ours + theirs)[len(theirs)] if len(ours) > len(theirs) else theirs[len(ours)]
+        raise _out_of_order(path, f"it holds {len(theirs)} tensors and the net {len(ours)}, the first over {over[0]!r}")
+    module.load_state_dict({key: v.float() for (key, _), (_, v) in zip(ours, theirs, strict=True)}, strict=False)
+    say(
+        f"{path.name}: its {len(ours)} tensors were matched by shape and order, since their names are not this net's: "
+        f"{theirs[0][0]} → {ours[0][0]}, …, {theirs[-1][0]} → {ours[-1][0]}."
+    )
+    return path
+
+
+def _tell(key: str, value: Tensor) -> str:
+    return f"{key} {tuple(value.shape)}"
+
+
+def _out_of_order(path: Path, why: str) -> UserError:
+    return UserError(
+        f"{path} does not hold this net, neither by name nor by shape and order: {why}.",
+        "check the model's options, and that both nets define their layers in the same order",
+    )
+
+
+def _open(name: str) -> tuple[Path, dict[str, Tensor]]:
+    """The file, as vouched for by its manifest if it has one, and its tensors without wrappers' prefixes."""
+    path = locate(name)
+    if has_manifest(path):
+        open_artifact(path)
+    return path, {_strip(key): value for key, value in _read(path).items()}
 
 
 def _read(path: Path) -> dict[str, Tensor]:
