@@ -227,3 +227,11 @@ def test_the_real_pairs() -> None:
     counts = np.bincount(split.labels)
     assert int((counts * (counts - 1) // 2).sum()) == 983
     assert split.read(np.arange(4)).shape == (4, 112, 112, 3)
+
+
+def test_an_array_that_is_named_many_times_is_held_once(tmp_path: Path) -> None:
+    once = np.zeros(1000, np.uint8)
+    path = tmp_path / "pairs.bin"
+    path.write_bytes(pickle.dumps(([once] * 2000, [True] * 1000), protocol=4))
+    images = read_pairs(path).images
+    assert len({id(image) for image in images}) == 1

@@ -179,7 +179,10 @@ def test_a_result_is_stale_once_the_study_asks_for_another_training(tmp_path: Pa
     cell = Cell("kd", 4)
     put(plan, cell, 2.0)
     assert plan.state(cell) == "done"
-    assert changed(plan, about="other words", target="nvidia-rtx").state(cell) == "done"
+    assert changed(plan, about="other words").state(cell) == "done"
+    assert changed(plan, target="nvidia-rtx").state(cell) == "stale"
+    elsewhere = {**ROWS, "kd": {**ROWS["kd"], "target": "trt-oracle"}}
+    assert changed(plan, rows=elsewhere).state(cell) == "stale"
     assert changed(plan, seeds=[3, 4]).state(cell) == "done"
     assert changed(plan, set={"train.epochs": 2}).state(cell) == "stale"
     assert changed(plan, suite="quick").state(cell) == "stale"

@@ -21,7 +21,7 @@ from kd2edge.run import open_run
 from kd2edge.verbs import distill as distil
 from kd2edge.verbs.qat import qat
 from kd2edge.verbs.quantize import quantize
-from kd2edge.verbs.ship import int8_run, trained
+from kd2edge.verbs.ship import int8_run, quantized, trained
 from tests import tiny
 
 pytestmark = pytest.mark.kd
@@ -100,6 +100,14 @@ def test_ship_trains_in_int8_where_the_recipe_says_so(run: Path) -> None:
     made = int8_run(open_run(run), "onnx-cpu", Silent())
     assert "qat" in made.manifest.details
     assert np.isfinite(run_onnx(made.path, np.zeros((1, 3, 16, 16), np.float32))).all()
+
+
+def test_a_calibrated_file_does_not_pass_for_the_trained_one_that_the_recipe_asks_for(run: Path) -> None:
+    made = open_run(run)
+    quantize(run, "onnx-cpu")
+    assert not quantized(made, "onnx-cpu")
+    qat(run, "onnx-cpu")
+    assert quantized(made, "onnx-cpu")
 
 
 def test_a_student_may_start_from_weights_and_be_trained_in_int8_only(run: Path, tmp_path: Path) -> None:

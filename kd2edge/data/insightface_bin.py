@@ -97,17 +97,18 @@ def read_pairs(path: Path) -> Pairs:
     tree = unpickle(path)
     if not isinstance(tree, tuple | list) or len(tree) != 2 or not isinstance(tree[0], list):
         raise _no_pairs(path, "it is no pair of a list of images and a list of bools")
-    images = [_image(item, number, path) for number, item in enumerate(tree[0], 1)]
+    copies: dict[int, bytes] = {}  # of one array that is named many times: a small file must not fill the memory
+    images = [_image(item, number, path, copies) for number, item in enumerate(tree[0], 1)]
     same = _bools(tree[1], path)
     if len(images) != 2 * len(same) or not len(same):
         raise _no_pairs(path, f"it has {len(images):,} images for {len(same):,} pairs")
     return Pairs(images, same)
 
 
-def _image(item: Any, number: int, path: Path) -> bytes | Images:
+def _image(item: Any, number: int, path: Path, copies: dict[int, bytes]) -> bytes | Images:
     if isinstance(item, Array) and isinstance(item.value, np.ndarray) and item.value.dtype == np.uint8:
         if item.value.ndim == 1:
-            return item.value.tobytes()
+            return copies.setdefault(id(item), copies.get(id(item)) or item.value.tobytes())
         if item.value.ndim == 3:
             return item.value
     if not isinstance(item, bytes):

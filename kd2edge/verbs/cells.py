@@ -147,7 +147,8 @@ class Plan:
             return "waiting" if result is None else "stale"
         if result is None:
             return "missing"
-        if not trains_alike(result.made_by(), recipe) or result.suite != Path(self.suite(cell)).stem:
+        measured = (result.suite, result.target) == (Path(self.suite(cell)).stem, Path(self.target(cell)).stem)
+        if not measured or not trains_alike(result.made_by(), recipe):
             return "stale"
         return "done" if result.fault is None else "failed"
 

@@ -88,7 +88,10 @@ def trained(run: Run) -> bool:
 
 
 def quantized(run: Run, target: str) -> bool:
-    """Whether the INT8 file of the target's flavour is there, whole, and made of the student that is there."""
+    """Whether the INT8 file of the target's flavour is there, whole, and made of the student that is there.
+
+    Where the recipe has a `qat` section it must have been trained, or have won a search since.
+    """
     line = precisions.entry(run, "int8", drawers.read_target(target).flavour)
     if line is None:
         return False
@@ -96,7 +99,9 @@ def quantized(run: Run, target: str) -> bool:
         found = open_artifact(run.path / line["file"]).manifest
     except UserError:
         return False  # gone or damaged: it is made again
-    return found.sha256 == line["sha256"] and run.artifact("fp32").manifest.sha256 in found.parents
+    as_asked = found.verb == "search" or ("qat" in found.details) == (run.recipe.qat is not None)
+    same = found.sha256 == line["sha256"] and run.artifact("fp32").manifest.sha256 in found.parents
+    return as_asked and same
 
 
 def int8_run(run: Run, target: str, progress: Progress) -> Artifact:

@@ -9,7 +9,10 @@ FP32 = "fp32"
 
 @dataclass(frozen=True)
 class Peer:
-    """A tool with a setting. `about` says both in words; a change of either makes its cells stale."""
+    """A tool with a setting. `about` says both in words, and a change of those makes its cells stale.
+
+    A new version of a tool, or of kd2edge, does not: make those cells with `--again`.
+    """
 
     name: str
     about: str
