@@ -178,6 +178,16 @@ def test_what_is_not_finite_is_named(net: ModelProto, bad: float) -> None:
         collect(net, [], [batch])
 
 
+def test_an_output_that_is_not_finite_is_named_though_nobody_watches_it(net: ModelProto) -> None:
+    broken = ModelProto()
+    broken.CopyFrom(net)
+    last = broken.graph.node[-1]
+    bias = next(tensor for tensor in broken.graph.initializer if tensor.name == last.input[2])
+    bias.CopyFrom(numpy_helper.from_array(np.full_like(numpy_helper.to_array(bias), np.nan), bias.name))
+    with pytest.raises(UserError, match=f"'{last.output[0]}' is not finite"):
+        collect(broken, [], [images(2)])
+
+
 def test_an_overflow_inside_the_model_is_named(net: ModelProto) -> None:
     bright = ModelProto()
     bright.CopyFrom(net)

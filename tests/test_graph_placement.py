@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from kd2edge.errors import UserError
 from kd2edge.graph.fold import fold
@@ -169,3 +170,36 @@ def test_an_add_before_a_global_depthwise_convolution_is_not_quantized_behind() 
     last = net.conv(net.prelu(added), 16, SIZE, group=16, pad=0)
     model = fold(net.model(net.gemm(net.node("Flatten", last), 4)))
     assert added not in {site.tensor for site in make_plan(model, "ort-x86").sites}
+
+
+def in_other_floats(model: ModelProto, dtype: str) -> ModelProto:
+    """`model` with its constants in another type of float, and a Cast behind its input and before its output."""
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(dtype), tensor.name))
+    nodes, output = list(model.graph.node), model.graph.output[0].name
+    for node in nodes:
+        node.input[:] = ["given" if name == "images" else name for name in node.input]
+        node.output[:] = ["made" if name == output else name for name in node.output]
+    del model.graph.node[:]
+    first = helper.make_node("Cast", ["images"], ["given"], "first", to=kind)
+    last = helper.make_node("Cast", ["made"], [output], "last", to=TensorProto.FLOAT)
+    model.graph.node.extend([first, *nodes, last])
+    return model
+
+
+@pytest.mark.parametrize(("dtype", "told"), [("float16", "float16"), ("float64", "double")])
+@pytest.mark.parametrize("normed", [False, True], ids=["plain", "batch-norms"])
+def test_a_model_of_other_floats_is_refused_also_where_folding_makes_its_weights_float32(
+    normed: bool, dtype: str, told: str
+) -> None:
+    net = Net(seed=2)
+    x = net.conv("images", 16, 3)
+    x = net.relu(net.norm(x) if normed else x)
+    x = net.conv(x, 16, 3)
+    model = in_other_floats(net.model(net.gemm(net.pool(net.norm(x) if normed else x), 5)), dtype)
+    for flavour in FLAVOURS:
+        with pytest.raises(UserError, match=f"weights are {told}, not float32") as raised:
+            make_plan(fold(model), flavour)
+        assert raised.value.hint == "give the FP32 model it was made from"

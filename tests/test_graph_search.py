@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from kd2edge.graph.search import UNTOLD, WHOLE, Measure, decide, search
+from kd2edge.graph.search import EXCHANGES, UNTOLD, WHOLE, Measure, decide, search
 from kd2edge.schema.search import Budget, Choice, Point, Score, Timing
 
 COST = st.floats(0, 2).map(lambda value: round(value, 3))
@@ -177,6 +177,52 @@ def test_two_groups_that_only_help_together_are_both_returned() -> None:
     best = decide(points, budget).best
     assert best is not None
     assert {*GROUPS} - {*points[best].choice.int8} == {"g2", "g5"}
+
+
+REVIEWED = {  # costs, savings, and the one graph of six groups within 1.2 points and 0.92 of FP32's time
+    "g0": (0.58, 0.01),
+    "g1": (0.45, 0.05),
+    "g2": (0.66, 0.04),
+    "g3": (1.0, 0.05),
+    "g4": (0.92, 0.07),
+    "g5": (0.79, 0.02),
+}
+
+
+def test_a_graph_that_is_reached_by_no_single_change_is_found() -> None:
+    oracle = additive({n: c for n, (c, _) in REVIEWED.items()}, {n: s for n, (_, s) in REVIEWED.items()})
+    budget = Budget(max_drop=1.2, max_ratio=0.92)
+    points = search(list(REVIEWED), oracle, budget)
+    best = decide(points, budget).best
+    assert best is not None
+    assert points[best].choice.int8 == ("g1", "g2")
+
+
+def test_budgets_that_one_graph_just_meets_are_met() -> None:
+    noise = random.Random(0)
+    for _ in range(25):
+        costs = {name: round(noise.uniform(0, 1), 3) for name in GROUPS}
+        savings = {name: round(noise.uniform(-0.02, 0.08), 3) for name in GROUPS}
+        measure, max_drop = additive(costs, savings), noise.uniform(0.5, 2.5)
+        least = min(one.ratio for one in map(measure, subsets(GROUPS)) if one.drop <= max_drop)
+        budget = Budget(max_drop=max_drop, max_ratio=least + 0.001)
+        points = search(GROUPS, measure, budget)
+        assert decide(points, budget).best is not None
+
+
+def test_a_budget_out_of_reach_costs_a_bounded_number_of_measurements() -> None:
+    """Errors and times that do not add up at all, so that estimates say nothing."""
+
+    def measure(choice: Choice) -> Point:
+        noise = random.Random(repr(choice.int8))
+        return point(choice, noise.uniform(0.1, 2), noise.uniform(0.8, 1.1)) if choice.int8 else point(choice, 0, 1)
+
+    names = [f"g{index}" for index in range(14)]
+    free = search(names, measure, Budget(max_drop=0.4))
+    bound = search(names, measure, Budget(max_drop=0.4, max_ratio=0.1))
+    assert bound[: len(free)] == free
+    improved = 1 + sum(one.drop <= 0.4 for one in bound[len(free) :])
+    assert len(free) < len(bound) <= len(free) + EXCHANGES * len(names) + improved * len(names)
 
 
 def test_a_group_that_int8_slows_down_goes_back_to_float() -> None:

@@ -1,6 +1,7 @@
 """What a search says: the sentence of every end, the table, the picture."""
 
 from io import StringIO
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -65,8 +66,8 @@ def found(
         (found([FP32, INT8], 0), "INT8 is 0.93x the speed of FP32 here and 1.2 points worse: FP32 ships."),
         (
             found([FP32, FAST_INT8, point(("stem",), 0.7, 0.9)], 0),
-            "INT8 is 2.00x the speed of FP32 here and 1.2 points worse, and no mix within 0.5 points is faster: "
-            "FP32 ships.",
+            "INT8 is 2.00x the speed of FP32 here and 1.2 points worse, and no mix measured within 0.5 points is "
+            "faster: FP32 ships.",
         ),
         (found([FP32, FAST_INT8], 1), "INT8 is 2.00x the speed of FP32 here and 1.2 points worse: it ships."),
         (
@@ -82,18 +83,20 @@ def found(
         (found([FP32, REFUSED], 0), "INT8 cannot be had here (the builder refuses it): FP32 ships."),
         (
             found([FP32, FAST_INT8, MIX], None, accurate=2, fast=None, max_latency=0.2),
-            "The latency budget of 0.2 ms cannot be met here: the fastest, INT8, takes 0.25 ms (0.50x FP32's) and is "
-            "1.2 points worse; within 0.5 points the fastest, INT8 in 2 of 3 groups, takes 0.312 ms (0.62x FP32's).",
+            "None of the 3 graphs measured meets the latency budget of 0.2 ms here: the fastest, INT8, takes 0.25 ms "
+            "(0.50x FP32's) and is 1.2 points worse; within 0.5 points the fastest, INT8 in 2 of 3 groups, takes "
+            "0.312 ms (0.62x FP32's).",
         ),
         (
             found([FP32, FAST_INT8], None, accurate=1, fast=None, max_drop=2, max_ratio=0.4),
-            "The latency budget of 0.4x FP32's time cannot be met here: the fastest, INT8, takes 0.25 ms (0.50x "
-            "FP32's) and is 1.2 points worse.",
+            "None of the 2 graphs measured meets the latency budget of 0.4x FP32's time here: the fastest, INT8, takes "
+            "0.25 ms (0.50x FP32's) and is 1.2 points worse.",
         ),
         (
             found([FP32, FAST_INT8, MIX], None, accurate=2, fast=1, max_ratio=0.55),
-            "The two budgets cannot be met together here: within 0.5 points the fastest, INT8 in 2 of 3 groups, takes "
-            "0.312 ms (0.62x FP32's); within 0.55x FP32's time the most accurate, INT8, is 1.2 points worse.",
+            "None of the 3 graphs measured meets both budgets here: within 0.5 points the fastest, INT8 in 2 of 3 "
+            "groups, takes 0.312 ms (0.62x FP32's); within 0.55x FP32's time the most accurate, INT8, is 1.2 points "
+            "worse.",
         ),
         (found([FP32], 0), "Nothing else was measured: FP32 ships."),
     ],
@@ -101,6 +104,18 @@ def found(
 )
 def test_every_end_has_its_sentence(searched: Searched, told: str) -> None:
     assert searched.answer == told
+
+
+def test_only_where_all_graphs_were_measured_is_a_budget_said_to_be_out_of_reach() -> None:
+    others = [point(c, 1.5, 0.9) for n in (1, 2) for c in combinations(GROUPS, n) if c != GROUPS[1:]]
+    every = [FP32, FAST_INT8, MIX, *others]
+    together = found(every, None, accurate=2, fast=1, max_ratio=0.55)
+    assert together.answer.startswith("The two budgets cannot be met together here: within 0.5 points the fastest")
+    latency = found(every, None, accurate=2, fast=None, max_latency=0.2)
+    assert latency.answer.startswith("The latency budget of 0.2 ms cannot be met here: the fastest, INT8, takes 0.25")
+    lossy = [FP32, FAST_INT8, point(GROUPS[1:], 0.9, 0.7), *others]
+    assert ", and no mix within 0.5 points is faster: FP32 ships." in found(lossy, 0).answer
+    assert found(every[:-1], None, accurate=2, fast=None, max_latency=0.2).answer.startswith("None of the 7 graphs")
 
 
 def test_the_table_is_ordered_by_time_and_marks_the_front_and_what_ships() -> None:

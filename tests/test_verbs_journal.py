@@ -10,7 +10,7 @@ import pytest
 from kd2edge.errors import UserError
 from kd2edge.files import disk_fault
 from kd2edge.schema import Section
-from kd2edge.verbs.journal import FILE, Journal, locked
+from kd2edge.verbs.journal import FILE, Journal, Unlisted, locked
 
 
 class Answer(Section):
@@ -32,11 +32,24 @@ def test_a_journal_gives_the_first_answer_for_ever_and_others_settings_have_thei
 
 def test_a_fault_is_on_record_too(tmp_path: Path) -> None:
     def refuse() -> Answer:
-        raise UserError("The builder refuses it.")
+        raise UserError("The builder refuses it.", "another builder")
 
+    hints = []
     for measure in (refuse, lambda: Answer(value=1)):
-        with pytest.raises(UserError, match="The builder refuses it"):
+        with pytest.raises(UserError, match="The builder refuses it") as raised:
             Journal(tmp_path, {}).once("timing", {}, Answer, measure)
+        hints.append(raised.value.hint)
+    assert hints[0] == "another builder"
+    assert str(tmp_path / FILE) in str(hints[1])
+
+
+def test_a_fault_that_is_not_its_own_is_not_put_on_record(tmp_path: Path) -> None:
+    def refuse() -> Answer:
+        raise Unlisted("The reference cannot be opened.")
+
+    with pytest.raises(UserError, match="The reference"):
+        Journal(tmp_path, {}).once("timing", {}, Answer, refuse)
+    assert Journal(tmp_path, {}).once("timing", {}, Answer, lambda: Answer(value=1)).value == 1
 
 
 def test_a_full_disk_is_not_put_on_record(tmp_path: Path) -> None:
@@ -49,10 +62,24 @@ def test_a_full_disk_is_not_put_on_record(tmp_path: Path) -> None:
     assert Journal(tmp_path, {}).once("timing", {}, Answer, lambda: Answer(value=1)).value == 1
 
 
-def test_a_damaged_journal_is_told(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_text("{}}\n")
-    with pytest.raises(UserError, match="is damaged"):
+@pytest.mark.parametrize("line", ["{}}", "", '{"a": 1}', '"x"', "7", '{"key": 1, "what": "a", "about": {}}', "\x00"])
+def test_a_damaged_or_foreign_line_is_told_by_its_number(line: str, tmp_path: Path) -> None:
+    Journal(tmp_path, {}).once("timing", {}, Answer, lambda: Answer(value=1))
+    with (tmp_path / FILE).open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(UserError, match=f"{FILE} is damaged: line 2 "):
         Journal(tmp_path, {})
+
+
+def test_an_answer_of_another_kind_is_told_by_its_number(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        Journal(tmp_path, {}).once(name, {}, Answer, lambda: Answer(value=1))
+    path = tmp_path / FILE
+    first, second = path.read_text().splitlines()
+    for told in ('{"other":1.0}', "null"):
+        path.write_text("\n".join([first, second.replace('{"value":1.0}', told), ""]))
+        with pytest.raises(UserError, match="is damaged: line 2 "):
+            Journal(tmp_path, {}).once("b", {}, Answer, lambda: Answer(value=1))
 
 
 def test_a_torn_line_is_cut_off_and_measured_again(tmp_path: Path) -> None:

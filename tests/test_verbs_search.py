@@ -21,6 +21,7 @@ from kd2edge.cli import quantization
 from kd2edge.cli.outcome import Verb
 from kd2edge.errors import Exit, UserError
 from kd2edge.graph.load import load_model
+from kd2edge.progress import Silent
 from kd2edge.run import create
 from kd2edge.schema import Recipe
 from kd2edge.schema.search import Choice, Searched
@@ -168,14 +169,48 @@ def test_a_runs_search_is_in_its_ledger(tmp_path: Path, images: Path, target: st
     made = run.add(outliers.classifier(run.path / "fp32.onnx", images), "distill")
     searched = brief(run.path, 2.0)
     assert searched.file == str(run.path / "student.int8-tensorrt.onnx")
-    last = list(run.events())[-1]
-    assert (last["verb"], last["role"], last["file"]) == ("search", "int8", "student.int8-tensorrt.onnx")
+    entered, last = list(run.events())[-2:]
+    assert (entered["verb"], entered["role"], entered["file"]) == ("search", "int8", "student.int8-tensorrt.onnx")
+    assert (last["verb"], last["event"], last["answer"]) == ("search", "finished", searched.answer)
+    assert (last["target"], last["best"], last["file"]) == (target, "INT8 in 2 of 3 groups", entered["file"])
     told = open_artifact(Path(searched.file)).manifest
     assert told.parents == (made.manifest.sha256,)
     assert (told.details["calibrator"], told.details["images"]) == ("minmax", 24)
     assert (run.path / "search-slow" / "pareto.html").is_file()
+    said = Told()
+    held = brief(run.path, 2.0, max_ratio=0.1, progress=said)
+    last = list(run.events())[-1]
+    assert (last["event"], last["answer"], last["best"], last["file"]) == ("finished", held.answer, None, None)
+    assert f"{searched.file} is not of this answer, and stays: bench, gate and ship --resume go on with it." in (
+        said.sentences
+    )
     with pytest.raises(UserError, match="--data goes with a MODEL"):
         brief(run.path, 2.0, data=images)
+
+
+class Told(Silent):
+    def __init__(self) -> None:
+        self.sentences: list[str] = []
+
+    def say(self, sentence: str) -> None:
+        self.sentences.append(sentence)
+
+
+def test_older_int8_that_an_answer_without_int8_leaves_is_named(tmp_path: Path, images: Path, target: str) -> None:
+    source = outliers.classifier(tmp_path / "net.onnx", images).path
+    first, second, third = Told(), Told(), Told()
+    brief(source, 2.0, max_ratio=0.1, target=target, progress=first)
+    assert not [sentence for sentence in first.sentences if "net.int8" in sentence]
+    written = brief(source, 2.0, target=target, progress=second)
+    assert not [sentence for sentence in second.sentences if "is not of this answer" in sentence]
+    brief(source, 2.0, max_ratio=0.1, target=target, progress=third)
+    assert f"{written.file} is not of this answer, and stays: bench and gate go on with it." in third.sentences
+
+
+def test_errors_of_the_calibration_are_not_told_as_the_mixs_own(found: Searched) -> None:
+    details = open_artifact(Path(str(found.file))).manifest.details
+    assert "errors" not in details
+    assert {*details["calibration"]["errors_of_int8_in_all_groups"]} >= {"minmax", "mse"}
 
 
 def test_a_graph_that_the_device_refuses_is_a_point_with_its_fault(tmp_path: Path, images: Path) -> None:

@@ -11,11 +11,14 @@ from typer.testing import CliRunner
 from kd2edge.artifact import Artifact
 from kd2edge.cli import quantization
 from kd2edge.cli.outcome import Verb
+from kd2edge.edge.backends.onnxruntime import OnnxRuntime, OnnxRuntimeSession
 from kd2edge.errors import UserError
 from kd2edge.graph.load import save_model
+from kd2edge.schema import Target
 from kd2edge.schema.search import Sensitivity
 from kd2edge.verbs.images import open_data
 from kd2edge.verbs.judge import Judge
+from kd2edge.verbs.search import search
 from kd2edge.verbs.sensitivity import FILE, sensitivity
 from tests import graphs, outliers, tiny
 
@@ -116,6 +119,54 @@ def test_outputs_that_are_not_finite_are_no_score(model: Artifact) -> None:
     good = np.random.default_rng(0).standard_normal((10, 3)).astype(np.float32)
     with pytest.raises(UserError, match="NaN"):
         made.score(np.full_like(good, np.nan), good)
+
+
+def test_a_fault_of_fp32_is_not_put_on_record_as_int8s(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = outliers.classifier(tmp_path / "net.onnx", images)
+    opening = OnnxRuntime.open
+
+    def refuse(self: OnnxRuntime, path: Path, target: Target) -> OnnxRuntimeSession:
+        if path == made.path:
+            raise UserError("The device ran out of memory.")
+        return opening(self, path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OnnxRuntime, "open", refuse)
+        with pytest.raises(UserError, match="out of memory"):
+            sensitivity(made.path, "trt-oracle")
+    assert sensitivity(made.path, "trt-oracle").harms[0].group == "Conv_4"
+
+
+def test_a_search_that_failed_on_fp32_goes_on_the_next_time(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = outliers.classifier(tmp_path / "net.onnx", images).path
+
+    def full(*_: object, **__: object) -> None:
+        raise UserError("The device ran out of memory.")
+
+    for broken in ("kd2edge.verbs.judge.Judge.outputs", "kd2edge.verbs.trials.time_in_turns"):
+        with monkeypatch.context() as patch:
+            patch.setattr(broken, full)
+            with pytest.raises(UserError, match="out of memory"):
+                search(source, 2.0, target="trt-oracle", latency=outliers.LATENCY)
+    found = search(source, 2.0, target="trt-oracle", latency=outliers.LATENCY)
+    assert all(point.fault is None for point in found.points)
+
+
+def test_a_fault_of_fp32_that_is_on_record_is_raised_and_says_where(tmp_path: Path, images: Path) -> None:
+    source = outliers.classifier(tmp_path / "net.onnx", images).path
+    search(source, 2.0, target="trt-oracle", latency=outliers.LATENCY)
+    journal = tmp_path / "net.search-trt-oracle" / "journal.jsonl"
+    first, *others = map(json.loads, journal.read_text().splitlines())
+    del first["answer"]
+    lines = [{**first, "fault": "The device ran out of memory."}, *others]
+    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(UserError, match="out of memory") as raised:
+        search(source, 2.0, target="trt-oracle", latency=outliers.LATENCY)
+    assert str(journal) in str(raised.value.hint)
 
 
 def test_the_command_prints_the_groups_and_the_culprit(model: Artifact) -> None:

@@ -53,9 +53,13 @@ def part(batches: Iterable[Images], held_out: bool, group: int) -> Iterator[Imag
 
 
 def observe(model: ModelProto, watched: Mapping[str, Extremes], batches: Iterable[Images]) -> int:
-    """Feed every batch through `model` and show each observer its tensor; the number of images seen."""
+    """Feed every batch through `model` and show each observer its tensor; the number of images seen.
+
+    Raises `UserError` for unusable images, and where one of these tensors, or the output, is not finite.
+    """
     given = image_input(model)
     names = [name for name in watched if name != given.name]
+    fetched = list(dict.fromkeys([*names, model.graph.output[0].name]))  # the output is checked, watched or not
     opened = session(_giving(model, names))
     pixels = Extremes()
     images = 0
@@ -64,8 +68,8 @@ def observe(model: ModelProto, watched: Mapping[str, Extremes], batches: Iterabl
         pixels.update(batch)
         for start in range(0, len(batch), given.batch or AT_ONCE):
             part = batch[start : start + (given.batch or AT_ONCE)]
-            results = run(opened, part, [*names, model.graph.output[0].name])
-            for name, values in [(given.name, part), *zip(names, results, strict=False)]:
+            results = run(opened, part, fetched)
+            for name, values in [(given.name, part), *zip(fetched, results, strict=True)]:
                 _show(watched.get(name), name, values)
         images += len(batch)
     if images == 0:

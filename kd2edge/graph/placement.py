@@ -10,15 +10,19 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto, NodeProto, TensorProto
 
 from kd2edge.errors import UserError
 from kd2edge.graph.cost import layer_macs
 from kd2edge.graph.keep import is_residual, kept_in_float, outlier_tensors
-from kd2edge.graph.topology import COMPUTE, Topology, attribute, shapes
+from kd2edge.graph.topology import COMPUTE, Topology, attribute, element_types, shapes
 from kd2edge.schema import Flavour
 
 MOVES = ("MaxPool", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose")
+OTHER_FLOATS = {
+    number: name.lower() for name, number in TensorProto.DataType.items() if "FLOAT" in name or name == "DOUBLE"
+}
+del OTHER_FLOATS[TensorProto.FLOAT]
 Edge = tuple[str, str, int]  # tensor, the node that reads it, at which input slot
 
 
@@ -70,11 +74,12 @@ class Plan:
 def make_plan(model: ModelProto, flavour: Flavour, keep: Mapping[str, str] | None = None) -> Plan:
     """Place Q/DQ in a folded float `model`; `keep` names further nodes that stay in float, each with its reason.
 
-    Raises `UserError` if it is quantized already or no layer is left to quantize.
+    Raises `UserError` if it is quantized already, is not float32, or no layer is left to quantize.
     """
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node):
         raise UserError("The model is quantized already.", "give the float model it was made from")
     graph, known = Topology(model), shapes(model)
+    _refuse_other_floats(model, graph)
     kept = {**(keep or {}), **kept_in_float(graph, known, flavour)}
     chosen = [node for node in graph.nodes if node.op_type in COMPUTE and node.name not in kept]
     if not chosen:
@@ -87,6 +92,15 @@ def make_plan(model: ModelProto, flavour: Flavour, keep: Mapping[str, str] | Non
         Layer(node.name, node.input[1], _output_axis(node), _source(graph, node.input[0])) for node in chosen
     )
     return Plan(flavour, layers, _sites(graph, edges), kept, _coverage(model, layers))
+
+
+def _refuse_other_floats(model: ModelProto, graph: Topology) -> None:
+    """Of a layer, input and weight are looked at: a batch norm folded into a float16 weight has made it float32."""
+    types = element_types(model)
+    read = (types.get(name, 0) for node in graph.nodes if node.op_type in COMPUTE for name in node.input[:2])
+    other = next((OTHER_FLOATS[kind] for kind in read if kind in OTHER_FLOATS), None)
+    if other is not None:
+        raise UserError(f"The weights are {other}, not float32.", "give the FP32 model it was made from")
 
 
 def ranged(model: ModelProto) -> list[str]:

@@ -2,8 +2,9 @@
 
 Greedy with revert, from all that may be INT8: return to float the group that wins most accuracy for the time it costs,
 keep the return if it helped, and go on until the accuracy budget is met; then change any one group that makes the graph
-faster within it. Every step is measured, for neither errors nor times of groups add up. A handful of groups is searched
-whole. The functions only ask `measure`, so that a journal of its answers resumes them anywhere to the same end.
+faster within it, and a few at once where that is not fast enough. Every step is measured, for neither errors nor times
+of groups add up. A handful of groups is searched whole; of more, a graph within both budgets may be missed. The
+functions only ask `measure`, so that a journal of its answers resumes them anywhere to the same end.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,8 @@ from kd2edge.schema.search import Budget, Choice, Point, Rest
 
 WHOLE = 5  # groups: 32 points, no more than the greedy way asks of a dozen groups
 UNTOLD = 0.005  # of FP32's latency: costs below it cannot be told apart, and count as this much
+TOGETHER = (2, 3)  # groups changed at once where single changes do not reach a budget
+EXCHANGES = 2  # such changes measured at most, for each group
 
 Measure = Callable[[Choice], Point]
 
@@ -46,6 +49,7 @@ def search(groups: Sequence[str], measure: Measure, budget: Budget, fp16: bool =
     else:
         _return_until_accurate(tried, Choice(int8=tuple(groups), rest=rest), budget)
         _faster(tried, budget)
+        _exchange(tried, budget)
     return tried.points
 
 
@@ -95,9 +99,12 @@ class _Tried:
     def points(self) -> list[Point]:
         return list(self._found.values())
 
-    def changed(self, choice: Choice, group: str) -> Choice:
-        """The same choice but for one group."""
-        chosen = {*choice.int8} ^ {group}
+    def __contains__(self, choice: Choice) -> bool:
+        return choice in self._found
+
+    def changed(self, choice: Choice, *groups: str) -> Choice:
+        """The same choice but for some groups."""
+        chosen = {*choice.int8} ^ {*groups}
         return Choice(int8=tuple(name for name in self.groups if name in chosen), rest=choice.rest)
 
 
@@ -140,6 +147,40 @@ def _faster(tried: _Tried, budget: Budget) -> None:
             changed = tried(tried.changed(current, group))
             if budget.accurate(changed) and changed.ratio < enough:
                 break  # it is now the fastest, or nearly, and the rest can wait
+
+
+def _exchange(tried: _Tried, budget: Budget) -> None:
+    """Where no one change helps, and no graph keeps to both budgets, change a few groups at once, the likeliest first.
+
+    Costs at most `EXCHANGES` measurements for each group, and single changes of what they find.
+    """
+    left = EXCHANGES * len(tried.groups)
+    seen: Choice | None = None
+    while (current := _fastest(tried, budget)) != seen and not any(map(budget.met, tried.points)):
+        seen = current
+        for choice in _likely(tried, current, budget)[:left]:
+            left -= 1
+            found = tried(choice)
+            if budget.accurate(found) and found.ratio < tried(current).ratio:
+                _faster(tried, budget)
+                break
+
+
+def _likely(tried: _Tried, current: Choice, budget: Budget) -> list[Choice]:
+    """Changes of two or three groups that should be faster, the least over the accuracy budget first.
+
+    Should: if what each of these groups changes alone, which is measured, added up.
+    """
+    here = tried(current)
+    alone = {group: tried(tried.changed(current, group)) for group in tried.groups}
+    ranked = []
+    for groups in (groups for size in TOGETHER for groups in combinations(tried.groups, size)):
+        drop = here.drop + sum(alone[group].drop - here.drop for group in groups)
+        ratio = here.ratio + sum(alone[group].ratio - here.ratio for group in groups)
+        if ratio < here.ratio:
+            ranked.append((max(0.0, drop - budget.max_drop), ratio, groups))
+    choices = [tried.changed(current, *groups) for _, _, groups in sorted(ranked)]
+    return [choice for choice in choices if choice not in tried]
 
 
 def _fastest(tried: _Tried, budget: Budget) -> Choice:

@@ -30,12 +30,13 @@ def _nothing_gained(found: Searched) -> str:
         return "Nothing else was measured: FP32 ships."
     is_like = f"INT8 is {_worth(int8)}" if int8.fault is None else f"INT8 cannot be had here ({int8.fault})"
     mixes = any(0 < len(point.choice.int8) < groups for point in found.points)
-    none = f", and no mix within {_points(found.budget.max_drop)} is faster" if mixes else ""
+    mix = "no mix" if _all_measured(found) else "no mix measured"
+    none = f", and {mix} within {_points(found.budget.max_drop)} is faster" if mixes else ""
     return f"{is_like}{none}: FP32 ships."
 
 
 def _out_of_reach(found: Searched) -> str:
-    """Which budget cannot be met, and the nearest points that keep to one of them."""
+    """Which budget is not met, by any graph or by none that was measured, and the nearest that keep to one of them."""
     limit = _limit(found.budget)
     if found.accurate is None:
         return f"Nothing keeps to {_points(found.budget.max_drop)} here: nothing ships."
@@ -43,17 +44,26 @@ def _out_of_reach(found: Searched) -> str:
     within = f"within {_points(found.budget.max_drop)} the fastest, {label(found, accurate)}, takes {_time(accurate)}"
     if found.fast is not None:
         fast = found.points[found.fast]
-        return (
-            f"The two budgets cannot be met together here: {within}; within {limit} the most accurate, "
-            f"{label(found, fast)}, is {_loss(fast)}."
+        neither = (
+            "The two budgets cannot be met together here"
+            if _all_measured(found)
+            else f"None of the {len(found.points)} graphs measured meets both budgets here"
         )
+        return f"{neither}: {within}; within {limit} the most accurate, {label(found, fast)}, is {_loss(fast)}."
     usable = (point for point in found.points if point.timing is not None and point.score is not None)
     fastest = min(usable, key=lambda point: point.ratio)
     also = "" if fastest == accurate else f"; {within}"
-    return (
-        f"The latency budget of {limit} cannot be met here: the fastest, {label(found, fastest)}, takes "
-        f"{_time(fastest)} and is {_loss(fastest)}{also}."
+    missed = (
+        f"The latency budget of {limit} cannot be met here"
+        if _all_measured(found)
+        else f"None of the {len(found.points)} graphs measured meets the latency budget of {limit} here"
     )
+    return f"{missed}: the fastest, {label(found, fastest)}, takes {_time(fastest)} and is {_loss(fastest)}{also}."
+
+
+def _all_measured(found: Searched) -> bool:
+    """Whether every choice of groups was tried; beyond a handful of groups few are, and one may have been missed."""
+    return len({point.choice.int8 for point in found.points}) == 1 << len(found.conditions.groups)
 
 
 def _worth(point: Point) -> str:

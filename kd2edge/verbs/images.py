@@ -11,7 +11,9 @@ import numpy.typing as npt
 from kd2edge.artifact import Artifact
 from kd2edge.data import Ints, Source, Split, normalize, open_source
 from kd2edge.errors import UserError
+from kd2edge.graph.load import load_model
 from kd2edge.graph.parity import run_onnx
+from kd2edge.graph.signature import image_input
 from kd2edge.schema import Plugin, Preprocessing, TaskName
 from kd2edge.verbs.models import Say, preprocessing_of
 
@@ -22,18 +24,23 @@ SAMPLES = 128  # images that parity is proved on
 
 
 class Batches:
-    """Normalised images float32 [B, C, H, W] of a split, read anew each time they are iterated."""
+    """Normalised images float32 [B, C, H, W] of a split, read anew each time they are iterated.
 
-    def __init__(self, split: Split, index: Ints, preprocessing: Preprocessing) -> None:
-        self._split, self._index, self._preprocessing = split, index, preprocessing
+    `group` is how many a model takes at once: each B is a multiple of it, and images that fill no group are left out.
+    """
+
+    def __init__(self, split: Split, index: Ints, preprocessing: Preprocessing, group: int = 1) -> None:
+        self._split, self._preprocessing = split, preprocessing
+        self._index = index[: len(index) // group * group]
+        self._at_once = max(group, BATCH // group * group)
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self._index)
 
     def __iter__(self) -> Iterator[Floats]:
-        for start in range(0, len(self._index), BATCH):
-            yield normalize(self._split.read(self._index[start : start + BATCH]), self._preprocessing)
+        for start in range(0, len(self._index), self._at_once):
+            yield normalize(self._split.read(self._index[start : start + self._at_once]), self._preprocessing)
 
 
 def data_for(model: Artifact, folder: Path | None) -> Plugin:
@@ -58,13 +65,16 @@ def open_data(data: Plugin) -> Source:
 
 
 def training_batches(model: Artifact, source: Source, images: int, seed: int, say: Say) -> Batches:
-    """At most `images` training images, drawn by `seed`; test images where there are no others, which is told."""
+    """At most `images` training images, drawn by `seed`; test images where there are no others, which is told.
+
+    Where the model's batch is fixed they fill groups of it, one at the least; `UserError` where there are too few.
+    """
     try:
         split = source.split("train")
     except UserError as fault:
         say(f"{fault.message} Calibration uses images that the model is also judged on.")
         split = source.split("test")
-    return _drawn(split, images, seed, preprocessing_of(model))
+    return _drawn(model, split, images, seed)
 
 
 def test_samples(model: Artifact, source: Source) -> Floats:
@@ -73,8 +83,8 @@ def test_samples(model: Artifact, source: Source) -> Floats:
 
 
 def batches_of(model: Artifact, source: Source, split: str, images: int) -> Batches:
-    """At most `images` images of a split, the same ones on every call."""
-    return _drawn(source.split(split), images, 0, preprocessing_of(model))
+    """At most `images` images of a split, the same ones on every call, in groups as `training_batches`."""
+    return _drawn(model, source.split(split), images, 0)
 
 
 def probe_of(model: Artifact) -> dict[str, Floats]:
@@ -111,8 +121,9 @@ def _embedding() -> dict[str, object]:
 
 def _classifier(model: Artifact, source: Source) -> dict[str, object]:
     split = source.split("test")
-    images = next(iter(_drawn(split, 1, 0, preprocessing_of(model))))
-    outputs, classes = run_onnx(model.path, images).shape[-1], len(split.classes)
+    image = normalize(split.read(np.zeros(1, np.int64)), preprocessing_of(model))
+    outputs = run_onnx(model.path, np.repeat(image, fixed_batch(model) or 1, axis=0)).shape[-1]
+    classes = len(split.classes)
     if outputs != classes:
         raise UserError(
             f"{model.path.name} has {outputs} outputs, but the data has {classes} classes.",
@@ -121,6 +132,18 @@ def _classifier(model: Artifact, source: Source) -> dict[str, object]:
     return {"task": "classification", "output": "logits", "classes": tuple(split.classes)}
 
 
-def _drawn(split: Split, images: int, seed: int, preprocessing: Preprocessing) -> Batches:
+def fixed_batch(model: Artifact) -> int | None:
+    """How many images an ONNX file takes at once, or None where its batch is free."""
+    return image_input(load_model(model.path)).batch
+
+
+def _drawn(model: Artifact, split: Split, images: int, seed: int) -> Batches:
     order = np.random.default_rng(seed).permutation(len(split))
-    return Batches(split, order[:images].astype(np.int64), preprocessing)
+    group = fixed_batch(model) or 1
+    drawn = Batches(split, order[: max(images, group)].astype(np.int64), preprocessing_of(model), group)
+    if len(split) < group:
+        raise UserError(
+            f"{model.path.name} takes {group} images at once, and there are only {len(split)}.",
+            "give more images, or export it with a free batch",
+        )
+    return drawn

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import JsonValue, ValidationError
+
 from kd2edge.errors import UserError
 from kd2edge.files import append, write_atomic
 from kd2edge.schema import Section
@@ -20,44 +22,73 @@ FILE = "journal.jsonl"
 S = TypeVar("S", bound=Section)
 
 
+class Unlisted(UserError):
+    """A fault that is not of what is measured, so that it is not put on record under its name."""
+
+
+class _Line(Section):
+    key: str
+    what: str
+    about: dict[str, JsonValue]
+    answer: JsonValue = None
+    fault: str | None = None
+
+
 class Journal:
     """The journal in a folder, for measurements under `settings` (JSON); those of others it ignores."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.path = folder / FILE
         self._settings = json.dumps(settings, sort_keys=True)
-        self._lines = {line["key"]: line for line in self._whole_lines()}
+        self._lines = {line.key: line for line in self._whole_lines()}
 
     def once(self, what: str, about: Mapping[str, Any], kind: type[S], measure: Callable[[], S]) -> S:
         """The answer on record, or that of `measure`, which is put on record before it is given.
 
-        A `UserError` of `measure` is put on record too and is raised each time, unless the disk is what failed.
+        A `UserError` of `measure` is put on record too and is raised each time, unless the disk is what failed, or it
+        is `Unlisted`.
         """
         key = hashlib.sha256(json.dumps([self._settings, what, about], sort_keys=True).encode()).hexdigest()
         if key not in self._lines:
+            told: dict[str, Any] = {"key": key, "what": what, "about": about}
             try:
-                told: dict[str, Any] = {"answer": measure().model_dump(mode="json")}
+                answer = measure()
             except UserError as error:
-                if of_the_disk(error):
-                    raise
-                told = {"fault": error.message}
-            line = {"key": key, "what": what, "about": about, **told}
-            append(self.path, json.dumps(line, allow_nan=False) + "\n")
-            self._lines[key] = line
-        if "fault" in self._lines[key]:
-            raise UserError(self._lines[key]["fault"])
-        return kind.model_validate_json(json.dumps(self._lines[key]["answer"]))
+                if not of_the_disk(error) and not isinstance(error, Unlisted):
+                    self._put(_Line(**told, fault=error.message))
+                raise
+            self._put(_Line(**told, answer=answer.model_dump(mode="json")))
+        return self._told(self._lines[key], kind)
 
-    def _whole_lines(self) -> Iterator[dict[str, Any]]:
+    def _put(self, line: _Line) -> None:
+        append(self.path, line.model_dump_json(exclude_unset=True) + "\n")
+        self._lines[line.key] = line
+
+    def _told(self, line: _Line, kind: type[S]) -> S:
+        if line.fault is not None:
+            raise UserError(line.fault, f"this is on record: to measure anew, remove {self.path}")
+        try:
+            return kind.model_validate_json(json.dumps(line.answer))
+        except ValidationError:
+            raise self._damaged(list(self._lines).index(line.key) + 1) from None
+
+    def _whole_lines(self) -> Iterator[_Line]:
         """The lines on record; one that a kill has torn is cut off, so that the next begins on its own."""
         content = self.path.read_bytes() if self.path.exists() else b""
         whole = content[: content.rfind(b"\n") + 1]
         if whole != content:
             write_atomic(self.path, whole)
-        try:
-            yield from (json.loads(line) for line in whole.splitlines())
-        except ValueError as error:
-            raise UserError(f"{self.path} is damaged: {error}.", "remove it, and everything is measured anew") from None
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                yield _Line.model_validate_json(line)
+            except ValidationError:
+                raise self._damaged(number) from None
+
+    def _damaged(self, number: int) -> UserError:
+        return UserError(
+            f"{self.path} is damaged: line {number} is none of a journal's.",
+            "remove it, and everything is measured anew",
+        )
 
 
 def of_the_disk(error: UserError) -> bool:

@@ -22,10 +22,13 @@ from kd2edge.graph.parity import compare, run_onnx
 from kd2edge.graph.search import WHOLE, decide
 from kd2edge.graph.search import search as steps
 from kd2edge.progress import Progress, Silent
-from kd2edge.report.pareto import answer, write_pareto
+from kd2edge.report.answer import answer, label
+from kd2edge.report.pareto import write_pareto
+from kd2edge.run import Run
 from kd2edge.schema import Latency, Precision
 from kd2edge.schema.search import Budget, Choice, Point, Searched
 from kd2edge.verbs import precisions
+from kd2edge.verbs.images import Floats, fixed_batch
 from kd2edge.verbs.journal import Journal
 from kd2edge.verbs.models import inherited
 from kd2edge.verbs.subject import IMAGES, Subject, subject
@@ -50,14 +53,15 @@ def search(
     """The fastest graph of a run's student, or of an ONNX file, within budgets; pareto.json, .html and .md tell all.
 
     It may lose `max_drop` points of the task's metric, and take `max_latency` ms a batch or `max_ratio` of FP32's time,
-    measured by `latency` in turns with FP32, in batches that the target takes. Judged by images as for `sensitivity`. A
-    graph that is not FP32 is written where `quantize` writes INT8. Raises `UserError` as `quantize` does, and where the
-    target's back end is not here.
+    measured by `latency` in turns with FP32, in batches that the model and the target take. Judged by images as for
+    `sensitivity`. A graph that is not FP32 is written where `quantize` writes INT8, and a run's ledger has the answer.
+    Raises `UserError` as `quantize` does, and where the target's back end is not here.
     """
     progress = progress or Silent()
     budget = _budget(max_drop, max_latency, max_ratio)
     made = subject(source, target, data, images, preprocess, task, progress.say)
-    latency = latency.model_copy(update={"batch": max(latency.batch, made.target.batch.min)})
+    fixed = fixed_batch(made.model)
+    latency = latency.model_copy(update={"batch": fixed or max(latency.batch, made.target.batch.min)})
     with made.locked(), tempfile.TemporaryDirectory(prefix="kd2edge-search-") as room:
         journal = Journal(made.folder, {**made.settings(), "backend": made.target.backend})
         trials = Trials(made, open_backend(made.target.backend), journal, Path(room), latency)
@@ -68,6 +72,9 @@ def search(
             found = found.model_copy(update={"file": str(written.path)})
         elif found.best == 0:
             found = found.model_copy(update={"file": str(made.model.path)})
+        _tell_older(made, found, progress.say)
+        if made.run:
+            _record(made.run, made, found)
         page = write_pareto(found, made.folder)
     progress.say(f"Points: {page.with_suffix('.json')}, page: {page}")
     return found
@@ -124,7 +131,7 @@ def _written(made: Subject, found: Searched, latency: Latency, say: Callable[[st
     if path.is_file():
         say(f"{path} is replaced.")
     save_model(made.graph(point.choice), path)
-    samples = np.concatenate(list(made.judge.batches(SAMPLES)))[:SAMPLES]
+    samples = _samples(made)
     parity = compare(run_onnx(made.model.path, samples), run_onnx(path, samples))
     written = describe(
         path,
@@ -143,6 +150,29 @@ def _written(made: Subject, found: Searched, latency: Latency, say: Callable[[st
     open_artifact(path)
     say(f"{path.name}: cosine to FP32 {parity.cosine_mean:.4f} on average, {parity.cosine_min:.4f} at worst.")
     return made.run.add(written, "search") if made.run else written
+
+
+def _samples(made: Subject) -> Floats:
+    """Images [N, C, H, W] to run a file on: whole groups of the model's batch, begun anew where there are too few."""
+    group = fixed_batch(made.model) or 1
+    size = max(group, SAMPLES // group * group)
+    images = next(made.judge.batches(size))
+    whole = max(group, len(images) // group * group)
+    return np.resize(images, (whole, *images.shape[1:]))
+
+
+def _tell_older(made: Subject, found: Searched, say: Callable[[str], None]) -> None:
+    """INT8 of an earlier verb is not touched by an answer without INT8, and those who look for INT8 still find it."""
+    older = _place(made, "int8")
+    if older.is_file() and str(older) != found.file:
+        who = "bench, gate and ship --resume go" if made.run else "bench and gate go"
+        say(f"{older} is not of this answer, and stays: {who} on with it.")
+
+
+def _record(run: Run, made: Subject, found: Searched) -> None:
+    file = Path(found.file).resolve().relative_to(run.path.resolve()) if found.file else None
+    told = {"best": label(found, found.points[found.best]) if found.best is not None else None}
+    run.record("search", "finished", target=made.target_name, answer=found.answer, file=file and str(file), **told)
 
 
 def _place(made: Subject, precision: Precision) -> Path:
@@ -171,7 +201,7 @@ def _details(made: Subject, point: Point, found: Searched, latency: Latency) -> 
             "corrects_bias": quantized.corrects_bias,
             "images": quantized.images,
             "held_out": quantized.held_out,
-            "errors": dict(quantized.errors),
+            "calibration": {"errors_of_int8_in_all_groups": dict(quantized.errors)},
             "coverage": dataclasses.asdict(quantized.coverage),
             "kept_in_float": dict(quantized.kept),
             "float_groups": [name for name in made.groups if name not in point.choice.int8],

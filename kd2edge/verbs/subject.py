@@ -146,7 +146,7 @@ def _ready(model: Artifact, run: Run | None, name: str, plan: Quantize, seed: in
         raise UserError(f"The target {name} has no INT8.", "kd2edge list targets")
     source = open_data(data_for(model, None))
     batches = training_batches(model, source, plan.images, seed, say)
-    judge = Judge(model, source, images, plan.images, seed)
+    judge = Judge(model, source, images, max(plan.images, len(batches)), seed)
     reduce_range = target.flavour == "ort-x86" and not has_vnni()
     say(f"Calibrating {model.path.name} on {len(batches)} images; judging by {judge.told}.")
     if judge.seen:

@@ -1,7 +1,7 @@
 """Choices of groups made into files and measured on a back end: accuracy, and time in turns with FP32's."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from kd2edge.graph.alone import quantize_alone
 from kd2edge.graph.load import save_model
 from kd2edge.schema import Latency
 from kd2edge.schema.search import Choice, Point, Score, Timing
-from kd2edge.verbs.journal import Journal, of_the_disk
+from kd2edge.verbs.journal import Journal, Unlisted, of_the_disk
 from kd2edge.verbs.subject import Subject
 
 FP32 = Choice()
@@ -39,11 +39,14 @@ class Trials:
         self._made: tuple[Choice, Path] | None = None
 
     def measure(self, choice: Choice) -> Point:
-        """Accuracy and time; a graph that cannot be made, or that the back end refuses, is a point with that fault."""
+        """Accuracy and time; a graph that cannot be made, or that the back end refuses, is a point with that fault.
+
+        Faults of FP32, without which nothing is measured, are raised and never put on record.
+        """
         try:
             return Point(choice=choice, score=self.score(choice), timing=self.time(choice))
         except UserError as error:
-            if choice == FP32 or of_the_disk(error):
+            if choice == FP32 or isinstance(error, Unlisted) or of_the_disk(error):
                 raise
             return Point(choice=choice, fault=error.message)
 
@@ -66,13 +69,15 @@ class Trials:
     def _scored(self, file: Path) -> Score:
         judge = self._subject.judge
         if file == self._fp32:
-            return judge.score(self._reference, self._reference)
+            with _of_fp32():
+                return judge.score(self._reference, self._reference)
         with self._open(file) as session:
             return judge.score(judge.outputs(session, self._subject.target.batch.max), self._reference)
 
     def _timed(self, choice: Choice) -> Timing:
         images = next(iter(self._subject.judge.batches(max(TO_TIME, self._latency.batch))))
-        with self._open(self._file(choice)) as session, self._open(self._fp32) as reference:
+        blamed = _of_fp32() if choice == FP32 else nullcontext()
+        with blamed, self._opened_fp32() as reference, self._open(self._file(choice)) as session:
             taken = time_in_turns(session, reference, images, self._latency)
         p50, low, high, n = taken.p50
         ratio, least, most = (1.0, 1.0, 1.0) if choice == FP32 else taken.ratio
@@ -80,12 +85,17 @@ class Trials:
 
     @cached_property
     def _fp32(self) -> Path:
-        return self._backend.build(self._subject.model.path, self._subject.target, self._room / "fp32.engine")
+        with _of_fp32():
+            return self._backend.build(self._subject.model.path, self._subject.target, self._room / "fp32.engine")
 
     @cached_property
     def _reference(self) -> Floats:
-        with self._open(self._fp32) as session:
+        with self._opened_fp32() as session, _of_fp32():
             return self._subject.judge.outputs(session, self._subject.target.batch.max)
+
+    def _opened_fp32(self) -> Session:
+        with _of_fp32():
+            return self._backend.open(self._fp32, self._subject.target)
 
     def _file(self, choice: Choice) -> Path:
         """What the back end opens for a choice; the last one made is remembered, as it is scored and then timed."""
@@ -108,3 +118,12 @@ class Trials:
     def _open(self, file: Path) -> Iterator[Session]:
         with self._backend.open(file, self._subject.target) as session:
             yield session
+
+
+@contextmanager
+def _of_fp32() -> Iterator[None]:
+    """A fault of FP32's is not that of the choice it is compared with, and may be gone the next time."""
+    try:
+        yield
+    except UserError as error:
+        raise Unlisted(error.message, error.hint) from error
