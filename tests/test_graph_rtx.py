@@ -52,7 +52,7 @@ def test_every_net_builds_at_every_precision(name: str, precision: str) -> None:
 def test_int8_of_every_net_on_the_shelf_builds(name: str, tmp_path: Path) -> None:
     from kd2edge.kd import net, to_onnx
 
-    plugin = shelves.load(shelves.MODELS, name, net.Backbone)  # type: ignore[type-abstract]
+    plugin = shelves.load(shelves.MODELS, name, net.Backbone)
     slim = {"multiplier": 0.25} if "multiplier" in plugin.Config.model_fields else {}
     spec = NetSpec.model_validate({"model": {"name": name, **slim}})
     made = net.build(spec, net.Shape(3, (32, 32), 10)).eval()

@@ -3,6 +3,7 @@
 import copy
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import onnx
@@ -13,20 +14,23 @@ from hypothesis import strategies as st
 from torch import nn
 
 from kd2edge import shelves
-from kd2edge.graph.find import initializer_holding, tensor_holding
+from kd2edge.errors import UserError
+from kd2edge.graph.find import initializer_holding, tensor_holding, tensors
 from kd2edge.graph.load import load_model
 from kd2edge.graph.parity import compare, run_onnx
 from kd2edge.graph.quantize import Calibrated, calibrate_model
-from kd2edge.kd import net, to_onnx
+from kd2edge.kd import graph_net, net, to_onnx
 from kd2edge.kd.fake_quant import Quantizer
-from kd2edge.kd.graph_net import GraphNet, put_back
+from kd2edge.kd.graph_net import OPERATORS
 from kd2edge.kd.method import Method
 from kd2edge.kd.qat import Rehearsal, schedule
 from kd2edge.schema import Flavour, Qat, TaskName, Train
-from tests import graphs, lessons
+from tests import lessons, tiny
 
 pytestmark = pytest.mark.kd
 
+# onnxruntime's integer biases turn what is nearly at the middle between two integers to the other one.
+LEAST = {"tensorrt": 0.9999, "ort-x86": 0.999}
 FLAVOURS: tuple[Flavour, ...] = ("tensorrt", "ort-x86")
 METHODS: dict[str, tuple[str, TaskName, dict[str, Any]]] = {
     "plain": ("plain", "classification", {}),
@@ -38,6 +42,8 @@ METHODS: dict[str, tuple[str, TaskName, dict[str, Any]]] = {
     "th_kd both heads": ("th_kd", "classification", {"form": "paper", "alpha_th": 0.5}),
     "sh_kd": ("sh_kd", "classification", {"teacher": "tuned"}),
     "sim_kd": ("sim_kd", "classification", {}),
+    "kd, cosine head": ("kd", "classification", {"head": "cosine"}),
+    "th_kd both heads, arcface": ("th_kd", "classification", {"form": "paper", "alpha_th": 0.5, "head": "arcface"}),
 }
 IMAGES = np.random.default_rng(5).standard_normal((24, 1, 16, 16)).astype(np.float32)
 
@@ -47,10 +53,20 @@ def calibrated(path: Path, shipped: net.Net, output: str, flavour: Flavour = "te
     return calibrate_model(load_model(path), [IMAGES], flavour, "mse")
 
 
+def lesson(name: str, task: TaskName, head: str | None = None, embedding: int | None = None, **options: Any) -> Method:
+    """A method of `lessons`, both its nets with another head, or with an embedding where the task needs none."""
+    made = tiny.net
+    with (
+        patch.dict(lessons.HEADS, {} if head is None else {task: head}),
+        patch.object(tiny, "net", lambda widths, own, kind: made(widths, embedding or own, kind)),
+    ):
+        return lessons.make(name, task, **options)
+
+
 def rehearsal(
     tmp_path: Path, name: str, task: TaskName, flavour: Flavour = "tensorrt", **options: Any
 ) -> tuple[Method, Rehearsal]:
-    learning = lessons.make(name, task, **options)
+    learning = lesson(name, task, **options)
     for stage in learning.stages():
         run(stage, steps=2)
     found = calibrated(tmp_path / "net.onnx", learning.deployable(), learning.task.output, flavour)
@@ -72,21 +88,6 @@ def run(stage: Any, steps: int, lr: float = 1e-3) -> list[float]:
     return totals
 
 
-@pytest.mark.parametrize("name", graphs.NETS)
-def test_a_graph_in_torch_computes_what_onnxruntime_does(name: str) -> None:
-    model = load_model_of(graphs.NETS[name]())
-    images = graphs.images(4)
-    with torch.no_grad():
-        (found,) = GraphNet(model, [model.graph.output[0].name])(torch.from_numpy(images))
-    np.testing.assert_allclose(found.numpy(), run_onnx(model, images), rtol=1e-4, atol=1e-4)
-
-
-def load_model_of(model: onnx.ModelProto) -> onnx.ModelProto:
-    from kd2edge.graph.fold import fold
-
-    return fold(model)
-
-
 @pytest.mark.parametrize("flavour", FLAVOURS)
 @pytest.mark.parametrize("case", METHODS)
 def test_every_method_trains_in_int8_and_exports_what_it_trained(tmp_path: Path, case: str, flavour: Flavour) -> None:
@@ -101,7 +102,7 @@ def test_every_method_trains_in_int8_and_exports_what_it_trained(tmp_path: Path,
     assert any(key.startswith("weights.") for key in moved)
     assert any(key.startswith("quantizers.") for key in moved)
     assert np.isfinite(losses).all()
-    assert after.parity.cosine_mean >= 0.999
+    assert after.parity.cosine_mean >= LEAST[flavour]
     assert after.parity.argmax_agreement >= 0.95
     assert not np.array_equal(run_onnx(before.int8.model, IMAGES), run_onnx(after.int8.model, IMAGES))
     assert shape_of(before.int8.model) == shape_of(after.int8.model) == shape_of(made.calibrated.quantized().model)
@@ -133,6 +134,97 @@ def test_a_head_that_is_trained_beside_the_graph_is_put_back_into_it(tmp_path: P
     assert initializer_holding(made.finished().int8.model, learning.student.head.weight.detach().numpy()) is not None
 
 
+def test_a_trained_cosine_head_is_put_back_with_its_rows_normalised(tmp_path: Path) -> None:
+    learning, made = rehearsal(tmp_path, "plain", "classification", head="cosine")
+    before = learning.student.head.weight.detach().clone()
+    run(made.stage("qat", Train.model_validate(lessons.PLAN)), steps=3)
+    after, model = learning.student.head.weight.detach(), made.finished().int8.model
+    assert initializer_holding(model, (after / after.norm(dim=1, keepdim=True)).numpy()) is not None
+    assert initializer_holding(model, (before / before.norm(dim=1, keepdim=True)).numpy()) is None
+
+
+def test_a_cosine_head_of_unit_rows_is_not_taken_for_a_linear_one(tmp_path: Path) -> None:
+    learning = lesson("plain", "classification", head="cosine")
+    with torch.no_grad():
+        learning.student.head.weight.copy_(nn.functional.normalize(learning.student.head.weight))
+    found = calibrated(tmp_path / "net.onnx", learning.deployable(), "logits")
+    made = Rehearsal(learning, found, IMAGES)
+    with torch.no_grad():
+        learning.student.head.weight.mul_(torch.arange(1.0, 6)[:, None])
+    assert made.finished().parity.cosine_min > 0.99999
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Calibrated:
+    """What `lessons.make("kd", "classification")` exports as, calibrated."""
+    path = tmp_path_factory.mktemp("kd") / "net.onnx"
+    to_onnx.export(lessons.make("kd", "classification").student, "logits", IMAGES[:4], path)
+    return calibrate_model(load_model(path), [IMAGES[:16], IMAGES[16:]], "tensorrt", "auto")
+
+
+def test_what_is_trained_and_not_found_in_the_graph_is_told_before_training(exported: Calibrated) -> None:
+    learning = lessons.make("kd", "classification")
+    trunk = learning.student.backbone
+    with torch.no_grad():
+        learning.student.head.weight.add_(1)
+    with pytest.raises(UserError, match=r"no constant that holds head\.weight"):
+        Rehearsal(learning, exported, IMAGES)
+    assert learning.student.backbone is trunk
+
+
+@pytest.mark.parametrize(("mix", "flavour"), [(1.0, "tensorrt"), (0.5, "ort-x86")])
+def test_an_adapter_behind_what_is_trained_in_int8_ships_in_float(tmp_path: Path, mix: float, flavour: Flavour) -> None:
+    """The student's embedding has 24 dimensions, the teacher's 16."""
+    options = {"form": "paper", "alpha_th": mix, "widths": (8, 8, 24)}
+    learning, made = rehearsal(tmp_path, "th_kd", "classification", flavour, **options)
+    (beside,) = made.beside
+    run(made.stage("qat", Train.model_validate(lessons.PLAN)), steps=3)
+    result = made.finished()
+    assert result.parity.cosine_mean >= LEAST[flavour]
+    assert "beside the graph" in result.int8.kept[beside]
+    assert shape_of(result.int8.model) == shape_of(made.calibrated.quantized(made.beside).model)
+    assert result.int8.coverage.layers == made.calibrated.quantized().coverage.layers - 1
+    (embedding,) = tensors(result.int8.model, IMAGES, made.graph.outputs[1:])
+    shipped = learning.deployable().eval()
+    behind = nn.Sequential(shipped.neck[-1], shipped.head) if mix == 1 else shipped.head  # type: ignore[index]
+    with torch.no_grad():
+        wanted = behind(torch.from_numpy(embedding)).numpy()
+    np.testing.assert_allclose(run_onnx(result.int8.model, IMAGES), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_an_embedding_that_ships_in_int8_is_rehearsed_so(tmp_path: Path) -> None:
+    """onnxruntime quantizes what an integer layer makes for all readers: here for the classifier, which is float."""
+    _, made = rehearsal(tmp_path, "plain", "classification", "ort-x86", embedding=12)
+    run(made.stage("qat", Train.model_validate(lessons.PLAN)), steps=2)
+    model, name = made.finished().int8.model, made.graph.outputs[1]
+    (theirs,) = tensors(model, IMAGES, [f"{name}_dequantized"])
+    with torch.no_grad():
+        ours = made.graph(torch.from_numpy(IMAGES))[1].numpy()
+    step = next(onnx.numpy_helper.to_array(t) for t in model.graph.initializer if t.name == f"{name}_scale")
+    for found in (theirs, ours):
+        np.testing.assert_allclose(found / step, np.rint(found / step), atol=1e-3)
+    assert compare(ours, theirs).cosine_mean >= 0.999
+
+
+def test_figures_of_the_candidates_before_training_are_not_told_of_what_was_trained(exported: Calibrated) -> None:
+    made = Rehearsal(lessons.make("kd", "classification"), exported, IMAGES)
+    run(made.stage("qat", Train.model_validate(lessons.PLAN)), steps=2)
+    result = made.finished().int8
+    assert exported.errors
+    assert (result.errors, result.held_out) == ({}, 0)
+    assert result.calibrator == exported.calibrator
+    assert result.ranges != exported.ranges
+
+
+def test_a_graph_that_torch_computes_otherwise_is_refused_before_training(exported: Calibrated) -> None:
+    learning = lessons.make("kd", "classification")
+    trunk = learning.student.backbone
+    wrong = {**OPERATORS, "Relu": lambda node, given: nn.functional.leaky_relu(given[0], 0.1)}
+    with patch.object(graph_net, "OPERATORS", wrong), pytest.raises(UserError, match="otherwise than onnxruntime"):
+        Rehearsal(learning, exported, IMAGES)
+    assert learning.student.backbone is trunk
+
+
 def test_tensors_are_found_by_what_they_hold(tmp_path: Path) -> None:
     learning = lessons.make("kd", "classification")
     path = tmp_path / "net.onnx"
@@ -142,28 +234,6 @@ def test_tensors_are_found_by_what_they_hold(tmp_path: Path) -> None:
     model = load_model(path)
     assert tensor_holding(model, IMAGES[:2], out.logits.numpy()) == "logits"
     assert tensor_holding(model, IMAGES[:2], out.logits.numpy() + 1) is None
-
-
-def test_an_unknown_operator_is_named() -> None:
-    from kd2edge.errors import UserError
-
-    node = onnx.helper.make_node("Erf", ["images"], ["out"], "odd")
-    given, made = (
-        onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1, 1, 4, 4]) for n in ("images", "out")
-    )
-    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [given], [made]))
-    with pytest.raises(UserError, match="Erf"):
-        GraphNet(model, ["out"])
-
-
-def test_values_put_back_keep_everything_else() -> None:
-    model = load_model_of(graphs.NETS[next(iter(graphs.NETS))]())
-    made = GraphNet(model, [model.graph.output[0].name])
-    name = made.order[0]
-    changed = put_back(model, {name: torch.zeros_like(made.named()[name])})
-    before, after = ({t.name: onnx.numpy_helper.to_array(t) for t in m.graph.initializer} for m in (model, changed))
-    assert not after[name].any()
-    assert all(np.array_equal(before[key], after[key]) for key in before if key != name)
 
 
 @settings(max_examples=25, deadline=None)
@@ -209,7 +279,8 @@ def test_a_channels_quantizer_rounds_by_its_own_step_and_learns_it() -> None:
 def test_the_schedule_is_a_tenth_of_the_epochs_at_a_hundredth_of_the_rate() -> None:
     plan = Train.model_validate({"epochs": 60, "lr": 0.1, "schedule": "step", "milestones": [30], "warmup": 2})
     made = schedule(plan, Qat())
-    assert (made.epochs, made.lr, made.schedule, made.warmup) == (6, pytest.approx(0.001), "cosine", 0)
+    assert (made.epochs, made.schedule, made.warmup) == (6, "cosine", 0)
+    assert made.lr == pytest.approx(0.001)
     assert schedule(plan, Qat(epochs=2, lr=0.5)).lr == 0.5
 
 

@@ -1,6 +1,6 @@
 """Teachers come from anywhere: our own safetensors, a wrapped state dict, torchvision, the package; damage is told."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -110,6 +110,30 @@ def test_another_net_is_told_with_the_tensor(tmp_path: Path) -> None:
         weights.load_into(wide, str(path))
     with pytest.raises(UserError, match="does not hold this net"):
         weights.load_into(make(0, {"name": "mobilefacenet"}), str(path))
+
+
+@pytest.mark.parametrize("say", [None, [].append], ids=["by name", "by name, then in order"])
+@pytest.mark.parametrize("ours", [True, False])
+@pytest.mark.parametrize("fault", ["a tensor is missing", "a tensor has another shape"])
+def test_a_file_that_does_not_fit_leaves_the_net_as_it_was(
+    tmp_path: Path, ours: bool, fault: str, say: Callable[[str], None] | None
+) -> None:
+    source, copy = make(0), make(1)
+    (copy if not ours else source).head.bias = None
+    state = source.state_dict()
+    if fault == "a tensor is missing":
+        del state[next(iter(state))]
+    else:
+        state["head.weight"] = torch.zeros(7, 16)
+    torch.save(state, tmp_path / "w.pt")
+    before = {key: value.clone() for key, value in copy.state_dict().items()}
+    parameters = dict(copy.named_parameters())
+    with pytest.raises(UserError):
+        weights.load_into(copy, str(tmp_path / "w.pt"), say)
+    after = copy.state_dict()
+    assert list(before) == list(after)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert all(own is parameters[key] for key, own in copy.named_parameters())
 
 
 def test_embedded_weights_are_listed_small_and_vouched_for() -> None:

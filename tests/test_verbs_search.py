@@ -38,7 +38,7 @@ brief = functools.partial(search, latency=outliers.LATENCY)
 @pytest.fixture(scope="module", autouse=True)
 def _scripted() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trials, "time_in_turns", trials.time_in_turns)  # what it was is put back
+        patch.setattr(trials, "time_in_turns", vars(trials)["time_in_turns"])  # what it was is put back
         outliers.script_the_clock()
         yield
 

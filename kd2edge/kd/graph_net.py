@@ -3,6 +3,7 @@
 Quantization-aware training needs that: fake quantization goes onto the very edges of the graph that Q/DQ nodes go onto.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -27,7 +28,7 @@ class GraphNet(nn.Module):
 
     Parameters keep the shapes of their initializers, so that they can be put back. On an edge of `edges` the reader
     gets what the module there makes of the tensor, weights included; `quantizers` are those modules, each once.
-    Raises `UserError` for operators that it does not know.
+    The reader "" is whoever takes an output. Raises `UserError` for what it does not know: operators and their options.
     """
 
     def __init__(
@@ -47,12 +48,14 @@ class GraphNet(nn.Module):
                 f"The graph cannot be trained: it has {', '.join(unknown)}, which {__name__} does not know.",
                 "quantize it without --qat",
             )
+        for node in self.nodes:
+            _require_known(graph, node)
         learned = {node.input[slot] for node in self.nodes for slot in _learned(node)} & graph.initializers.keys()
         read = {name for node in self.nodes for name in node.input} & graph.initializers.keys()
         self.order = sorted(learned)
         self.weights = nn.ParameterList(nn.Parameter(_tensor(graph.constant(name))) for name in self.order)
         self.constants = {name: graph.constant(name) for name in sorted(read - learned)}
-        here = {(name, node.name) for node in self.nodes for name in node.input}
+        here = {(name, node.name) for node in self.nodes for name in node.input} | {(name, "") for name in self.outputs}
         placed = {edge: module for edge, module in (edges or {}).items() if edge in here}
         self.quantizers = nn.ModuleList(dict.fromkeys(placed.values()))
         self.edges = {edge: list(self.quantizers).index(module) for edge, module in placed.items()}
@@ -72,7 +75,7 @@ class GraphNet(nn.Module):
         for node in self.nodes:
             given = [self._given(known, seen, name, node.name) for name in node.input]
             known[node.output[0]] = OPERATORS[node.op_type](node, given)
-        return tuple(known[name] for name in self.outputs)
+        return tuple(self._given(known, seen, name, "") for name in self.outputs)
 
     def _given(self, known: Mapping[str, Any], seen: dict[tuple[str, int], Tensor], name: str, reader: str) -> Any:
         """What a reader gets for a tensor; one that several get quantized is quantized once."""
@@ -108,19 +111,27 @@ def as_float(value: Any, like: Tensor) -> Tensor:
     return value if isinstance(value, Tensor) else torch.as_tensor(np.array(value), dtype=like.dtype)
 
 
-def _symmetric(node: NodeProto, spatial: int) -> tuple[list[int], bool]:
-    """The padding of each spatial edge as ONNX tells it, and whether begin and end are alike."""
-    if attribute(node, "auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
-        raise UserError(f"The graph cannot be trained: {node.name} pads by auto_pad.", "export it with explicit pads")
-    pads = list(attribute(node, "pads", [0] * 2 * spatial))
-    return pads, pads[:spatial] == pads[spatial:]
+def _require_known(graph: Topology, node: NodeProto) -> None:
+    """Raise `UserError` for a node whose operator is known, but not with these options."""
+    pads, average = list(attribute(node, "pads", [])), node.op_type == "AveragePool"
+    steps = [name for name in node.input[4:] if name in graph.initializers]
+    faults = {
+        "pads by auto_pad": attribute(node, "auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"),
+        "rounds its size up": average and attribute(node, "ceil_mode", 0),
+        "pads one side more than the other": average and pads[: len(pads) // 2] != pads[len(pads) // 2 :],
+        "pads by more than a constant": node.op_type == "Pad"
+        and (attribute(node, "mode", b"constant") != b"constant" or len(node.input) > 3),
+        "reads backwards": node.op_type == "Slice" and any((graph.constant(name) < 0).any() for name in steps),
+    }
+    for fault in (text for text, found in faults.items() if found):
+        raise UserError(f"The graph cannot be trained: {node.name} {fault}.", "quantize it without --qat")
 
 
 def _padded(node: NodeProto, x: Tensor, fill: float) -> tuple[Tensor, list[int]]:
     """What a window slides over, and the padding that is still to be done by it."""
     spatial = x.ndim - 2
-    pads, alike = _symmetric(node, spatial)
-    if alike:
+    pads = list(attribute(node, "pads", [0] * 2 * spatial))
+    if pads[:spatial] == pads[spatial:]:
         return x, pads[:spatial]
     both = [pads[axis + side * spatial] for axis in reversed(range(spatial)) for side in (0, 1)]
     return F.pad(x, both, value=fill), [0] * spatial
@@ -149,24 +160,18 @@ def _gemm(node: NodeProto, given: Values) -> Tensor:
 
 def _pool(node: NodeProto, given: Values) -> Tensor:
     average = node.op_type == "AveragePool"
-    if average and attribute(node, "ceil_mode", 0):
-        raise UserError(f"The graph cannot be trained: {node.name} rounds its size up.")
     kernel = attribute(node, "kernel_shape", [])
     strides = attribute(node, "strides", [1] * len(kernel))
+    x, padding = _padded(node, given[0], 0.0 if average else -torch.inf)
     if average:
-        _, alike = _symmetric(node, len(kernel))
-        if not alike:
-            raise UserError(f"The graph cannot be trained: {node.name} pads one side more than the other.")
-        x, padding = _padded(node, given[0], 0.0)
         whole = bool(attribute(node, "count_include_pad", 0))
         return F.avg_pool2d(x, kernel, strides, padding, count_include_pad=whole)
-    x, padding = _padded(node, given[0], -torch.inf)
     dilations = attribute(node, "dilations", [1] * len(kernel))
     return F.max_pool2d(x, kernel, strides, padding, dilations, bool(attribute(node, "ceil_mode", 0)))
 
 
 def _clip(node: NodeProto, given: Values) -> Tensor:
-    low, high = (given[slot] if len(given) > slot and given[slot] is not None else None for slot in (1, 2))
+    low, high = (given[slot] if _has(given, slot) else None for slot in (1, 2))
     return torch.clamp(given[0], *(None if bound is None else float(bound) for bound in (low, high)))
 
 
@@ -183,17 +188,35 @@ def _norm(node: NodeProto, given: Values) -> Tensor:
 
 
 def _axes(node: NodeProto, given: Values) -> list[int]:
-    return [int(a) for a in (given[1] if len(given) > 1 else attribute(node, "axes", []))]
+    """Empty where the node names none."""
+    return [int(a) for a in (given[1] if _has(given, 1) else attribute(node, "axes", []))]
+
+
+def _has(given: Values, slot: int) -> bool:
+    return len(given) > slot and given[slot] is not None
+
+
+def _flatten(node: NodeProto, given: Values) -> Tensor:
+    """To two dimensions: all before the axis, and all from it on."""
+    out: Tensor = given[0].reshape(math.prod(given[0].shape[: attribute(node, "axis", 1)]), -1)
+    return out
+
+
+def _concat(node: NodeProto, given: Values) -> Tensor:
+    like = next(value for value in given if isinstance(value, Tensor))
+    return torch.cat([as_float(value, like) for value in given], attribute(node, "axis", 1))
 
 
 def _squeeze(node: NodeProto, given: Values) -> Tensor:
-    out: Tensor = given[0].squeeze(tuple(_axes(node, given)))
+    axes = _axes(node, given)
+    out: Tensor = given[0].squeeze(tuple(axes)) if axes else given[0].squeeze()
     return out
 
 
 def _unsqueeze(node: NodeProto, given: Values) -> Tensor:
     out: Tensor = given[0]
-    for axis in sorted(_axes(node, given)):
+    axes = _axes(node, given)
+    for axis in sorted(axis % (out.ndim + len(axes)) for axis in axes):
         out = out.unsqueeze(axis)
     return out
 
@@ -206,17 +229,15 @@ def _reshape(node: NodeProto, given: Values) -> Tensor:
 
 def _pad(node: NodeProto, given: Values) -> Tensor:
     """Constant padding; the widths are ONNX's, all begins and then all ends."""
-    if attribute(node, "mode", b"constant") != b"constant" or len(given) > 3:
-        raise UserError(f"The graph cannot be trained: {node.name} pads by more than a constant.")
     rank = given[0].ndim
     widths = [int(given[1][axis + side * rank]) for axis in reversed(range(rank)) for side in (0, 1)]
-    return F.pad(given[0], widths, value=float(given[2]) if len(given) > 2 and given[2] is not None else 0.0)
+    return F.pad(given[0], widths, value=float(given[2]) if _has(given, 2) else 0.0)
 
 
 def _slice(node: NodeProto, given: Values) -> Tensor:
     starts, ends = given[1], given[2]
-    axes = given[3] if len(given) > 3 else range(len(starts))
-    steps = given[4] if len(given) > 4 else [1] * len(starts)
+    axes = given[3] if _has(given, 3) else range(len(starts))
+    steps = given[4] if _has(given, 4) else [1] * len(starts)
     place: list[slice] = [slice(None)] * given[0].ndim
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         place[int(axis)] = slice(int(start), min(int(end), given[0].shape[int(axis)]), int(step))
@@ -236,10 +257,10 @@ OPERATORS: Mapping[str, Callable[[NodeProto, Values], Tensor]] = {
     "Add": _binary(torch.add),
     "AveragePool": _pool,
     "Clip": _clip,
-    "Concat": lambda node, given: torch.cat(given, attribute(node, "axis", 1)),
+    "Concat": _concat,
     "Conv": _conv,
     "Div": _binary(torch.div),
-    "Flatten": lambda node, given: given[0].flatten(attribute(node, "axis", 1)),
+    "Flatten": _flatten,
     "Gemm": _gemm,
     "GlobalAveragePool": lambda node, given: given[0].mean((2, 3), keepdim=True),
     "HardSigmoid": lambda node, given: torch.clamp(

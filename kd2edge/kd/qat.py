@@ -5,18 +5,18 @@ Q/DQ nodes, and the method's own losses go on training it. What comes back is on
 inserter that calibration feeds too. Jacob et al., arXiv 1712.05877, with steps that are learned: `kd/fake_quant.py`.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from onnx import ModelProto
 from torch import Tensor, nn
 
 from kd2edge import schema
 from kd2edge.errors import UserError
-from kd2edge.graph.find import initializer_holding, tensor_holding
+from kd2edge.graph.find import initializer_holding, same, tensor_holding, tensors
 from kd2edge.graph.parity import Parity, compare, run_onnx
 from kd2edge.graph.placement import Plan
 from kd2edge.graph.quantize import Calibrated, Quantized, insert
@@ -25,6 +25,7 @@ from kd2edge.kd import store
 from kd2edge.kd.distill import STUDENT, Work
 from kd2edge.kd.fake_quant import Quantizer
 from kd2edge.kd.graph_net import GraphNet, put_back
+from kd2edge.kd.heads import Cosine
 from kd2edge.kd.method import Method, Stage
 from kd2edge.kd.net import Net, Out, Shipped
 from kd2edge.progress import Progress
@@ -33,6 +34,7 @@ from kd2edge.run import Run
 Images = npt.NDArray[np.float32]
 TENTH, HUNDREDTH = 0.1, 0.01  # of the epochs and the rate of the training in float
 LEAST_COSINE = 0.999
+BESIDE = "it is trained beside the graph"
 
 
 @dataclass(frozen=True)
@@ -63,21 +65,26 @@ class Rehearsal:
     """A trained method whose net computes in fake INT8 from now on: `stage` trains it, `finished` is what came of it.
 
     `calibrated` is made of the FP32 graph that the method's net was exported as; `samples` float32 [N, C, H, W] find
-    the net's feature map and embedding among the graph's tensors. Raises `UserError` for a graph that has operators
-    without a counterpart here, or lacks what the method's losses look at.
+    the net's feature map and embedding among the graph's tensors. What is behind the embedding is trained as the method
+    has it, in float, and ships so. Raises `UserError`, the method's nets unchanged, for a graph that has operators
+    without a counterpart here, or lacks what the method's losses look at or train.
     """
 
     def __init__(self, learning: Method, calibrated: Calibrated, samples: Images) -> None:
         self.learning, self.samples = learning, samples
         self.calibrated = replace(calibrated, corrects_bias=False)  # training corrects them itself
-        self.plan = calibrated.plan()
-        self.activations, self.weights = _activations(self.plan, calibrated), _weights(self.plan, calibrated)
-        net, model = learning.trained(), calibrated.model
-        fmap, embedding = _tensors_of(net, model, samples[:2])
+        net, model, few = learning.trained(), calibrated.model, samples[:2]
+        fmap, embedding = _tensors_of(net, model, few)
         if learning.reads_map and fmap is None:
             raise UserError("The feature map that the method compares is no tensor of the graph.", "set equalize: off")
-        self.graph = GraphNet(model, [fmap or embedding, embedding], self._edges())
-        self.beyond = dict(_beyond(learning.deployable(), net, model))
+        outputs = [fmap or embedding, embedding]
+        self.nodes = _compared(GraphNet(model, outputs), model, few)
+        layers = calibrated.plan().layers
+        self.beside = {layer.node: BESIDE for layer in layers if layer.node not in self.nodes}
+        self.plan = calibrated.plan(self.beside)
+        self.activations, self.weights = _activations(self.plan, calibrated), _weights(self.plan, calibrated)
+        self.graph = GraphNet(model, outputs, self._edges())
+        self.behind = _behind(learning, net, model, few, self.graph.order)
         if fmap is not None and _is_held(net.neck):
             _hold_all_but(self.graph, GraphNet(model, [fmap]).named())
         net.backbone, net.neck = _Trunk(self.graph), nn.Identity()
@@ -92,15 +99,16 @@ class Rehearsal:
 
         Raises `UserError` where the two are not the same net.
         """
-        model = put_back(self.calibrated.model, self.graph.named())
-        model = put_back(model, {name: p.T if turned else p for name, (p, turned) in self.beyond.items()})
+        behind = {name: item.held() for name, item in self.behind.items()}
+        model = put_back(self.calibrated.model, {**self.graph.named(), **behind})
         placed = set(self.graph.quantizers)
         ranges = {name: _range(q) for name, q in self.activations.items() if q in placed}
         steps = {node: q.scale.detach().numpy().copy() for node, q in self.weights.items() if q in placed}
+        ranges = {**self.calibrated.ranges, **ranges}
         made = insert(
             model,
             self.plan,
-            {**self.calibrated.ranges, **ranges},
+            ranges,
             {**self.calibrated.scales(self.plan, model), **steps},
             self.calibrated.bits,
         )
@@ -110,11 +118,13 @@ class Rehearsal:
                 f"The exported INT8 is not the net that was trained: cosine {parity.cosine_mean:.5f} between the two.",
                 "train with a lower qat.lr; should that not help, quantize without --qat",
             )
-        return Trained(replace(self.calibrated.quantized(), model=made), parity)
+        start = self.calibrated.quantized(self.beside)  # whose candidates were measured before any training
+        return Trained(replace(start, model=made, ranges=ranges, errors={}, held_out=0), parity)
 
     def _edges(self) -> dict[tuple[str, str], nn.Module]:
+        """A quantizer for each edge of the plan; for `GraphNet`, readers behind the embedding are nameless."""
         edges: dict[tuple[str, str], nn.Module] = {
-            (site.tensor, reader): self.activations[site.ranged_as]
+            (site.tensor, reader if reader in self.nodes else ""): self.activations[site.ranged_as]
             for site in self.plan.sites
             for reader, _ in site.readers
         }
@@ -189,14 +199,62 @@ def _tensors_of(net: Net, model: ModelProto, samples: Images) -> tuple[str | Non
     return fmap, embedding
 
 
-def _beyond(shipped: Net, net: Net, model: ModelProto) -> Iterator[tuple[str, tuple[nn.Parameter, bool]]]:
-    """What is trained of the net that ships behind the embedding: initializer → parameter, and whether transposed."""
+@torch.no_grad()
+def _compared(graph: GraphNet, model: ModelProto, samples: Images) -> set[str]:
+    """The names of a graph's nodes, once torch has computed with them what onnxruntime computes."""
+    found, wanted = graph(torch.from_numpy(samples)), tensors(model, samples, graph.outputs)
+    if not all(same(one.numpy(), other) for one, other in zip(found, wanted, strict=True)):
+        raise UserError("torch computes the FP32 graph otherwise than onnxruntime does.", "quantize it without --qat")
+    return {node.name for node in graph.nodes}
+
+
+@dataclass(frozen=True)
+class _Behind:
+    """A parameter that is trained behind the embedding, and how an initializer holds it.
+
+    Rows are `normalised` where the exporter computed beforehand what a cosine head does with its weight.
+    """
+
+    parameter: nn.Parameter
+    normalised: bool
+    turned: bool = False
+
+    def held(self) -> Tensor:
+        values = self.parameter.detach()
+        values = F.normalize(values) if self.normalised else values
+        return values.T if self.turned else values
+
+
+def _behind(learning: Method, net: Net, model: ModelProto, samples: Images, taken: list[str]) -> dict[str, _Behind]:
+    """What is trained of what ships behind the embedding, by the initializer that holds it; none of `taken` does."""
+    shipped = learning.deployable()
     inside = {id(p) for part in (net.backbone, net.neck) for p in part.parameters()}
-    for parameter in shipped.parameters():
-        if parameter.requires_grad and id(parameter) not in inside:
-            found = initializer_holding(model, parameter.detach().numpy())
-            if found is not None:
-                yield found[0], (parameter, found[1])
+    cosine = {id(part.weight) for part in shipped.modules() if isinstance(part, Cosine)}
+    trained = {name: p for name, p in shipped.named_parameters() if p.requires_grad and id(p) not in inside}
+    found: dict[str, _Behind] = {}
+    for name in _used(Shipped(shipped, learning.task.output), trained, samples):
+        forms = [_Behind(trained[name], normalised) for normalised in (True, False)]
+        for form in forms if id(trained[name]) in cosine else forms[1:]:
+            place = initializer_holding(model, form.held().numpy(), {*taken, *found})
+            if place is not None:
+                found[place[0]] = replace(form, turned=place[1])
+                break
+        else:
+            raise UserError(
+                f"The FP32 graph has no constant that holds {name}, which the method trains: it could not be put back.",
+                "quantize it without --qat",
+            )
+    return found
+
+
+def _used(shipped: Shipped, parameters: dict[str, nn.Parameter], samples: Images) -> list[str]:
+    """The names of the parameters that what ships depends on: no head is part of an embedding."""
+    if not parameters:
+        return []
+    with torch.enable_grad():
+        output = shipped.eval()(torch.from_numpy(samples)).sum()
+        slopes = torch.autograd.grad(output, list(parameters.values()), allow_unused=True)
+    return [name for name, slope in zip(parameters, slopes, strict=True) if slope is not None]
 
 
 def _is_held(neck: nn.Module) -> bool:

@@ -1,6 +1,7 @@
 """Teacher weights: embedded ones, our own checkpoints, and anybody's state dict, by name or else in order, aloud."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,31 +50,24 @@ def load_into(net: Net, name: str, say: Callable[[str], None] | None = None) -> 
     it to, `load_in_order` is tried: a guess is never silent.
 
     Raises `UserError` when the file cannot be read safely or is not what its manifest says, and when a tensor is
-    missing or has another shape.
+    missing or has another shape; the net is then unchanged.
     """
     path, given = _open(name)
     head = _head(given, getattr(net.backbone, "classifier_name", None))
-    _fit_bias(net.head, given, head)
-    wanted = net.state_dict()
-    found = {key: _find(key, given, head) for key in wanted}
-    missing = [key for key, value in found.items() if value is None and not key.endswith(COUNTER)]
-    if missing and say is not None:
-        return load_in_order(net, name, say)
-    if missing:
-        raise UserError(
-            f"{path} does not hold this net: of {len(wanted)} tensors {len(missing)} are missing, as {missing[0]!r}.",
-            "check the model's options; its tensors are named " + ", ".join(list(given)[:3]) + ", …",
-        )
-    state = {
-        key: value.float() if value.is_floating_point() else value for key, value in found.items() if value is not None
-    }
-    wrong = [key for key, value in state.items() if value.shape != wanted[key].shape]
-    if wrong:
-        ours, theirs = tuple(wanted[wrong[0]].shape), tuple(state[wrong[0]].shape)
-        raise UserError(
-            f"{path} does not fit this net: {wrong[0]} is {theirs} in the file and {ours} in the net.",
-            "check the model's options, and that the data set has as many classes as the teacher",
-        )
+    with _bias_fitted(net.head, given, head):
+        wanted = net.state_dict()
+        found = {key: _find(key, given, head) for key in wanted}
+        missing = [key for key, value in found.items() if value is None and not key.endswith(COUNTER)]
+        if missing and say is not None:
+            return load_in_order(net, name, say)
+        if missing:
+            raise UserError(
+                f"{path} does not hold this net: of {len(wanted)} tensors {len(missing)} are missing, "
+                f"as {missing[0]!r}.",
+                "check the model's options; its tensors are named " + ", ".join(list(given)[:3]) + ", …",
+            )
+        state = {key: _as_loaded(value) for key, value in found.items() if value is not None}
+        _require_shapes(path, state, wanted)
     net.load_state_dict(state, strict=False)
     return path
 
@@ -154,10 +148,33 @@ def _head(given: Mapping[str, Tensor], classifier: str | None) -> str:
     return next((name for name in known if f"{name}.weight" in given), "head")
 
 
-def _fit_bias(head: heads.Head, given: Mapping[str, Tensor], name: str) -> None:
-    weight, bias = given.get(f"{name}.weight"), given.get(f"{name}.bias")
-    if isinstance(head, heads.Linear) and weight is not None and (bias is None) != (head.bias is None):
+@contextmanager
+def _bias_fitted(head: heads.Head, given: Mapping[str, Tensor], name: str) -> Iterator[None]:
+    """A linear head has a bias where the file's classifier has one; as it was again if loading fails."""
+    before, weight, bias = head.bias, given.get(f"{name}.weight"), given.get(f"{name}.bias")
+    differs = isinstance(head, heads.Linear) and weight is not None and (bias is None) != (before is None)
+    if differs:
         head.bias = None if bias is None else nn.Parameter(torch.zeros(len(head.weight)))
+    try:
+        yield
+    except UserError:
+        if differs:
+            head.bias = before
+        raise
+
+
+def _as_loaded(value: Tensor) -> Tensor:
+    return value.float() if value.is_floating_point() else value
+
+
+def _require_shapes(path: Path, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    wrong = [key for key, value in state.items() if value.shape != wanted[key].shape]
+    if wrong:
+        ours, theirs = tuple(wanted[wrong[0]].shape), tuple(state[wrong[0]].shape)
+        raise UserError(
+            f"{path} does not fit this net: {wrong[0]} is {theirs} in the file and {ours} in the net.",
+            "check the model's options, and that the data set has as many classes as the teacher",
+        )
 
 
 def _find(key: str, given: Mapping[str, Tensor], head: str) -> Tensor | None:
