@@ -1,6 +1,7 @@
 """Second opinions: other tools really run, a missing one is told, and the table says what the committed cells say."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from kd2edge.graph.fold import fold
 from kd2edge.graph.load import save_model
 from kd2edge.graph.parity import compare
 from tests.graphs import images, residual_net
+
+ROOT = Path(__file__).parents[1]
 
 
 def subject(folder: Path) -> Subject:
@@ -139,6 +142,16 @@ def test_the_table_tells_differences_refusals_and_faults(tmp_path: Path) -> None
 def test_the_readmes_table_is_that_of_the_committed_cells() -> None:
     text = table.README.read_text(encoding="utf-8")
     assert table.put(text) == text, "run `python -m benchmarks.peers.quantization --table`"
+
+
+def test_what_the_front_page_says_of_the_published_face_net_is_what_was_measured() -> None:
+    folder = ROOT / "benchmarks" / "results" / "onnx-cpu" / "peers-quantization" / "facexzoo-mobilefacenet"
+    tar = {path.stem: json.loads(path.read_text())["metrics"]["tar@1e-4"] for path in folder.glob("*.json")}
+    others = {tool: [tar[name] for name in tar if name.startswith(tool)] for tool in ("ort-", "modelopt-")}
+    spread = [f"{bound(figures):.1f}" for figures in others.values() for bound in (min, max)]
+    said = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert f"keeps {tar[OURS]:.2f} of its {tar[FP32]:.2f} %" in said
+    assert f"leaves {spread[0]} to {spread[1]} % and ModelOpt {spread[2]} to {spread[3]} %" in said
 
 
 def test_what_cannot_be_shipped_is_asked_for(tmp_path: Path) -> None:
