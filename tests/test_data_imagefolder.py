@@ -132,3 +132,57 @@ def test_imagenet_constants_and_sizes(tmp_path: Path) -> None:
 def test_faulty_configs_are_refused(tmp_path: Path, options: dict[str, Any]) -> None:
     with pytest.raises(Faults):
         split(tmp_path, "test", **({"color": "RGB"} | options))
+
+
+def open_set(path: Path, name: str, **options: Any) -> Split:
+    return split(path, name, **{"open_set": True, "val_fraction": 0.2, "size": 1, **options})
+
+
+def people(path: Path, count: int) -> None:
+    populate(path, {f"person-{number:03d}": 2 for number in range(count)}, side=1)
+
+
+def test_an_open_set_divides_people_not_images(tmp_path: Path) -> None:
+    people(tmp_path, 100)
+    parts = {name: open_set(tmp_path, name) for name in ("train", "val", "test")}
+    names = {name: set(part.classes) for name, part in parts.items()}
+    assert len(set.union(*names.values())) == sum(len(one) for one in names.values()) == 100
+    assert 8 <= len(names["val"]) <= 32
+    assert 8 <= len(names["test"]) <= 32
+    for part in parts.values():
+        assert part.labels.tolist() == [label for label in range(len(part.classes)) for _ in range(2)]
+    assert len(open_set(tmp_path, "all")) == 200
+
+
+def test_people_of_an_open_set_stay_put_as_others_come(tmp_path: Path) -> None:
+    people(tmp_path, 40)
+    before = {name: set(open_set(tmp_path, name).classes) for name in ("train", "val", "test")}
+    populate(tmp_path, {f"new-{number}": 1 for number in range(20)}, side=1)
+    for name, classes in before.items():
+        assert classes <= set(open_set(tmp_path, name).classes)
+
+
+def test_an_open_set_takes_the_folders_that_are_there(tmp_path: Path) -> None:
+    people(tmp_path / "train", 40)
+    populate(tmp_path / "test", {"stranger": 3, "other": 1}, side=1)
+    train, val = set(open_set(tmp_path, "train").classes), set(open_set(tmp_path, "val").classes)
+    assert train | val == set(open_set(tmp_path, "train", val_fraction=0).classes)
+    assert train
+    assert val
+    assert not train & val
+    test = open_set(tmp_path, "test")
+    assert (test.classes, test.labels.tolist()) == (["other", "stranger"], [0, 1, 1, 1])
+    with pytest.raises(UserError, match="class folders: other, person-000"):
+        split(tmp_path, "test", size=1)
+    populate(tmp_path / "test", {"person-001": 1}, side=1)
+    with pytest.raises(UserError, match="have 1 class folders in common: person-001"):
+        open_set(tmp_path, "test")
+
+
+def test_an_open_set_that_leaves_a_split_without_people_says_so(tmp_path: Path) -> None:
+    people(tmp_path, 2)
+    with pytest.raises(UserError, match=r"None of the 2 class folders of .* falls to 'val' by val_fraction = 0\.001"):
+        open_set(tmp_path, "val", val_fraction=0.001)
+    assert len(open_set(tmp_path, "train", val_fraction=0.001)) == 4
+    with pytest.raises(UserError, match=r"(?s)has no split 'test'.*val_fraction"):
+        open_set(tmp_path, "test", val_fraction=0)

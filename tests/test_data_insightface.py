@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from kd2edge.data import Images, open_source
+from kd2edge.data._subgroups import read_subgroups
 from kd2edge.data._unpickle import unpickle
 from kd2edge.data.insightface_bin import Faces, read_pairs
 from kd2edge.errors import UserError
@@ -88,8 +89,8 @@ def test_every_form_of_the_pairs_gives_the_same_distinct_faces(form: str, tmp_pa
     split = faces(packed(tmp_path, FORMS[form](IMAGES, SAME)))
     assert split.classes == ["Ada", "Bo", "Cy"]
     assert split.labels.tolist() == [0, 0, 1, 2]
-    assert split.pairs.tolist() == [[0, 1], [2, 3], [1, 0], [3, 0]]
-    assert split.same.tolist() == SAME
+    assert split.protocol.pairs.tolist() == [[0, 1], [2, 3], [1, 0], [3, 0]]
+    assert split.protocol.same.tolist() == SAME
     np.testing.assert_array_equal(split.read(np.array([3, 0])), [pixels(JPEGS[3]), pixels(JPEGS[0])])
 
 
@@ -99,12 +100,70 @@ def test_images_become_inputs_by_the_stated_constants(tmp_path: Path) -> None:
     assert (p.size, p.color, p.mean, p.std) == ((SIDE, SIDE), "RGB", (0.5,) * 3, (128 / 255,) * 3)
 
 
-def test_without_names_nobody_is_made_up(tmp_path: Path) -> None:
-    options = packed(tmp_path, protocol(2)(IMAGES, SAME))
+@pytest.mark.parametrize("form", FORMS)
+def test_without_names_the_pairs_are_judged_and_nobody_is_made_up(form: str, tmp_path: Path) -> None:
+    options = packed(tmp_path, FORMS[form](IMAGES, SAME))
     assert len(read_pairs(Path(options["path"])).images) == 8
     del options["names"]
-    with pytest.raises(UserError, match="not who is who"):
-        open_source(options).split("test")
+    split = faces(options)
+    assert split.classes == []
+    assert len(split) == len(set(split.labels.tolist())) == 4  # the same bytes are one image
+    assert split.protocol.pairs.tolist() == [[0, 1], [2, 3], [1, 0], [3, 0]]
+    assert split.protocol.same.tolist() == SAME
+    np.testing.assert_array_equal(split.read(np.array([3])), [pixels(JPEGS[3])])
+
+
+def test_how_pairs_are_judged_is_stated_with_the_data(tmp_path: Path) -> None:
+    options = packed(tmp_path, protocol(4)(IMAGES, SAME))
+    by_default, stated = faces(options).protocol, {"folds": 2, "mode": "insightface", "flip": True}
+    assert (by_default.folds, by_default.mode, by_default.flip, by_default.subgroups) == (10, "exact", False, {})
+    assert {key: getattr(faces({**options, **stated}).protocol, key) for key in stated} == stated
+
+
+def test_subgroups_are_columns_beside_the_pairs(tmp_path: Path) -> None:
+    options = packed(tmp_path, protocol(4)(IMAGES, SAME))
+    (tmp_path / "groups.csv").write_text("race,age\nAsian,old\nAfrican,old\n Asian ,young\nIndian,old\n")
+    judged = faces({**options, "subgroups": str(tmp_path / "groups.csv")}).protocol
+    assert judged.subgroup_names == {"race": ["African", "Asian", "Indian"], "age": ["old", "young"]}
+    assert {name: column.tolist() for name, column in judged.subgroups.items()} == {
+        "race": [1, 0, 1, 2],
+        "age": [0, 0, 1, 0],
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("race\nA\nB\nA\n", "3 lines after its first for 4 pairs"),
+        ("race\nA\nB\n\nA\n", "Line 4 of .* has not one value for each of race"),
+        ("race,age\nA,1\nB\nA,1\nB,1\n", "Line 3 of .* has not one value"),
+        ("race,race\nA,1\nB,1\nA,1\nB,1\n", "does not name its columns, each once: race,race"),
+        ("", "are empty"),
+        ('"race', "0 lines after"),
+    ],
+)
+def test_subgroups_of_another_form_are_refused_with_the_line(text: str, words: str, tmp_path: Path) -> None:
+    options = packed(tmp_path, protocol(4)(IMAGES, SAME))
+    (tmp_path / "groups.csv").write_text(text)
+    with pytest.raises(UserError, match=words):
+        faces({**options, "subgroups": str(tmp_path / "groups.csv")})
+
+
+def test_a_list_of_names_may_begin_with_a_mark_of_its_encoding(tmp_path: Path) -> None:
+    options = packed(tmp_path, protocol(2)(IMAGES, SAME), ["\ufeffAda/1.jpg", *[PEOPLE[i] for i in LISTED[1:]]])
+    assert faces(options).classes == ["Ada", "Bo", "Cy"]
+
+
+def test_subgroups_are_groups(tmp_path: Path) -> None:
+    many = "name\n" + "".join(f"{number}\n" for number in range(101))
+    (tmp_path / "groups.csv").write_text(many)
+    with pytest.raises(UserError, match="101 values: too many for groups"):
+        read_subgroups(tmp_path / "groups.csv", 101)
+    (tmp_path / "groups.csv").write_bytes(b"race\n\xff\n")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_subgroups(tmp_path / "groups.csv", 1)
+    with pytest.raises(UserError, match="cannot be read"):
+        read_subgroups(tmp_path / "none.csv", 1)
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
@@ -223,10 +282,13 @@ def test_the_real_pairs() -> None:
     folder = Path(str(REAL))
     names = folder / "lfw_dev_test_names.txt"
     split = faces({"name": "insightface_bin", "path": str(folder / "lfw_dev_test.bin"), "names": str(names)})
-    assert (len(split), len(split.classes), len(split.pairs), int(split.same.sum())) == (1549, 963, 1000, 500)
+    listed = split.protocol
+    assert (len(split), len(split.classes), len(listed.pairs), int(listed.same.sum())) == (1549, 963, 1000, 500)
     counts = np.bincount(split.labels)
     assert int((counts * (counts - 1) // 2).sum()) == 983
     assert split.read(np.arange(4)).shape == (4, 112, 112, 3)
+    unnamed = faces({"name": "insightface_bin", "path": str(folder / "lfw_dev_test.bin")})
+    assert (len(unnamed), unnamed.classes) == (1549, [])
 
 
 def test_an_array_that_is_named_many_times_is_held_once(tmp_path: Path) -> None:

@@ -148,6 +148,15 @@ def test_a_property_file_that_says_nothing_is_told(content: str, tmp_path: Path)
         open_source(options)
 
 
+def test_more_people_than_any_set_has_are_refused_before_they_are_named(tmp_path: Path) -> None:
+    options = training_set(tmp_path)
+    (tmp_path / "property").write_text(f"16777216,{SIDE},{SIDE}")
+    with pytest.raises(UserError, match="property says 16,777,216 people, of 4 images"):
+        open_source(options).split("train")
+    (tmp_path / "property").write_text(f"2000,{SIDE},{SIDE}")
+    assert len(open_source(options).split("train").classes) == 2000  # some may have no image
+
+
 def test_missing_files_and_splits_are_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no train\.rec"):
         open_source({"name": "insightface_rec", "path": str(tmp_path)})

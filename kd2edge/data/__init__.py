@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from kd2edge import shelves
 from kd2edge.data._images import Images, decode, decoder_name, normalize
+from kd2edge.data._protocols import PairList, Protocol, Templates
 from kd2edge.errors import UserError
 from kd2edge.schema import Preprocessing
 from kd2edge.shelves import PluginConfig, configure
@@ -24,9 +25,12 @@ __all__ = [
     "Images",
     "InMemory",
     "Ints",
+    "PairList",
     "Preprocessing",
+    "Protocol",
     "Source",
     "Split",
+    "Templates",
     "decode",
     "decoder_name",
     "normalize",
@@ -38,12 +42,14 @@ class Split(ABC):
     """One split of a data set: its order never changes, and its images are decoded and aligned uint8.
 
     `labels` is int64 [N], 0..len(classes)-1. `groups` holds further int64 [N] columns by name (Omniglot: "alphabet"
-    and "writer") and may be empty. `classes` names the labels.
+    and "writer") and may be empty. `classes` names the labels; it is empty where nobody is known, and labels then only
+    tell images apart. `protocol` is how a face test set wants to be judged, if not by its labels alone.
     """
 
     labels: Ints
     groups: dict[str, Ints]
     classes: list[str]
+    protocol: Protocol | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

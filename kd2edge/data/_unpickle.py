@@ -6,6 +6,7 @@ Opcodes as documented in the standard library's `pickletools`, protocols 0 to 5.
 """
 
 import codecs
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from kd2edge.data._unpickle_names import KINDS, MEANINGS, Array, Name, Refused, 
 from kd2edge.errors import UserError
 
 LONGEST_NUMBER, LONGEST_NAME = 20, 80  # characters
+UNKNOWN_ESCAPE = re.compile(rb"(?<!\\)(?:\\\\)*\\[^\\'\"nrtx]")  # Python 2 writes \\ \' \n \r \t \x7f and no other
 
 
 def unpickle(path: Path) -> Any:
@@ -38,7 +40,7 @@ class _Machine:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
-        self.encoded = 0  # bytes made by "encode": no honest pickle makes more than it is long
+        self.made = {"bytes": 0, "arrays": 0}  # in bytes: no honest pickle makes more of either than it is long
 
     def run(self) -> Any:
         while True:
@@ -76,8 +78,8 @@ class _Machine:
         self.at += 1
         return text
 
-    def short_line(self) -> int:
-        text = self.line()
+    def short_line(self, ending: bytes = b"") -> int:
+        text = self.line().removesuffix(ending)
         try:
             return int(text) if len(text) <= LONGEST_NUMBER else int("")
         except ValueError:
@@ -127,16 +129,23 @@ class _Machine:
             raise Refused(f"something is called at byte {self.at:,} that is no function")
         made = call(name.meaning, arguments)
         if name.meaning == "encode":
-            self.encoded += len(made)
-            if self.encoded > len(self.data):
-                raise Refused("it makes more bytes than it holds")
+            self.count("bytes", len(made))
+        if isinstance(made, Array) and made.value is not None:
+            self.count("arrays", made.value.nbytes)
         self.stack.append(made)
+
+    def count(self, kind: str, made: int) -> None:
+        """What many arrays share by recalling it, whoever reads them will copy for each."""
+        self.made[kind] += made
+        if self.made[kind] > len(self.data):
+            raise Refused("it makes more bytes than it holds")
 
     def build(self) -> None:
         state, target = self.pop(), self.pop()
         if isinstance(target, Array) and isinstance(state, tuple) and len(state) == 5:
             _, shape, kind, columns_first, raw = state
             target.value = array_of(shape, kind, raw, columns_first)
+            self.count("arrays", target.value.nbytes)
         elif not (isinstance(target, str) and target in KINDS):  # the state of a dtype says nothing new
             raise Refused(f"something is filled at byte {self.at:,} that is no array")
         self.stack.append(target)
@@ -152,11 +161,19 @@ def _text(raw: bytes, encoding: str) -> str:
 def _python2(line: bytes) -> bytes:
     """The bytes of a quoted, escaped string of Python 2."""
     try:
-        if len(line) < 2 or line[:1] not in (b"'", b'"') or line[-1:] != line[:1]:
+        if len(line) < 2 or line[:1] not in (b"'", b'"') or line[-1:] != line[:1] or UNKNOWN_ESCAPE.search(line[1:-1]):
             raise ValueError
         return codecs.escape_decode(line[1:-1])[0]
     except ValueError:
         raise Refused("a string is not quoted as Python 2 quotes one") from None
+
+
+def _long(machine: _Machine) -> None:
+    """A number of up to eight bytes, as Python 2 on Windows writes the sides of an array."""
+    raw = machine.sized("<B")
+    if len(raw) > 8:
+        raise Refused(f"the number before byte {machine.at:,} is too long")
+    machine.stack.append(int.from_bytes(raw, "little", signed=True))
 
 
 def _int(machine: _Machine) -> None:
@@ -177,6 +194,7 @@ PUSHES: dict[bytes, Reader] = {
     b"J": lambda m: m.number("<i"),
     b"K": lambda m: m.number("<B"),
     b"M": lambda m: m.number("<H"),
+    b"L": lambda m: m.short_line(b"L"),
     b"S": lambda m: _python2(m.line()),
     b"T": lambda m: m.sized("<I"),
     b"U": lambda m: m.sized("<B"),
@@ -201,6 +219,7 @@ PUSHES: dict[bytes, Reader] = {
 }
 ACTS: dict[bytes, Reader] = {
     b"I": _int,
+    b"\x8a": _long,
     b"a": lambda m: m.extend([m.pop()]),
     b"e": lambda m: m.extend(m.pop_mark()),
     b"0": lambda m: m.pop(),

@@ -1,12 +1,11 @@
 """A folder of images, one sub-folder per class: `path/train/cat/1.jpg`, `path/val/...`, `path/test/...`.
 
 Images are decoded when read. Without `val`, a tenth of `train` is set aside by a hash of each file's path, so that
-adding or removing images moves no other from one side to the other.
+adding or removing images moves no other from one side to the other. Of an open set, a tenth of the classes is.
 """
 
 import hashlib
 import json
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -14,12 +13,12 @@ import numpy as np
 from pydantic import Field
 
 from kd2edge.data import Images, Ints, Preprocessing, Source, Split, decode, decoder_name
+from kd2edge.data._aligned import read_all
 from kd2edge.errors import UserError
 from kd2edge.shelves import PluginConfig, configure
 
 SUFFIXES = frozenset([".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"])
 SPLITS = ("train", "val", "test")
-THREADS = 4  # Pillow decodes outside the interpreter's lock
 
 # ImageNet's constants, and for grey images their averages.
 MEAN = {"RGB": (0.485, 0.456, 0.406), "L": (0.449,)}
@@ -36,9 +35,7 @@ class Folder(Split):
     def read(self, index: Ints) -> Images:
         """As `Split.read`; raises `UserError`, naming the file, for one that cannot be decoded."""
         p = self._preprocessing
-        with ThreadPoolExecutor(THREADS) as pool:
-            images = list(pool.map(lambda i: decode(self.files[i], p), index))
-        return np.stack(images) if images else np.empty((0, *p.size, p.channels), np.uint8)
+        return read_all(lambda i: decode(self.files[i], p), index, (*p.size, p.channels))
 
     def fingerprint(self) -> str:
         """Class, name, size and time of change of every file, and how they are read; no file is opened."""
@@ -55,6 +52,10 @@ class ImageFolder(Source):
 
         `mean` and `std` are in units of pixel / 255 and default to ImageNet's. `val_fraction` of "train" becomes "val"
         where there is no `val` folder; 0 sets nothing aside.
+
+        With `open_set` each split has classes of its own, as verification wants, which is judged on people that were
+        not trained on: `val_fraction` of the classes becomes "val", and as many become "test" where there is no `test`
+        folder. Class folders directly under `path` are then divided so too.
         """
 
         path: Path
@@ -63,6 +64,7 @@ class ImageFolder(Source):
         mean: tuple[float, ...] | None = None
         std: tuple[float, ...] | None = None
         val_fraction: float = Field(default=0.1, ge=0, lt=1)
+        open_set: bool = False
 
     def __init__(self, config: Config) -> None:
         if not config.path.is_dir():
@@ -74,16 +76,16 @@ class ImageFolder(Source):
         return self._preprocessing
 
     def split(self, name: str) -> Folder:
-        """Classes sorted by name, the same list for every split; files sorted by name within their class.
+        """Classes sorted by name, the same list for every split unless the set is open; files sorted by name within.
 
-        Raises `UserError` if the split has no folder or no images, or if its classes differ from another split's.
+        Raises `UserError` if the split has no folder or no images, or if its classes differ from another split's (of
+        an open set: if one is another split's too).
         """
         root, fraction = self.config.path, self.config.val_fraction
-        found = [split for split in SPLITS if (root / split).is_dir()]
-        divided = fraction > 0 and "train" in found and "val" not in found and name in ("train", "val")
-        files, classes = _files(root, "train" if divided else name, found)
-        if divided:
-            files = [file for file in files if _set_aside(file, fraction) == (name == "val")]
+        if self.config.open_set:
+            files, classes = _open_set(root, name, fraction)
+        else:
+            files, classes = _closed_set(root, name, fraction)
         if not files:
             raise UserError(f"The split {name!r} of {root} has no images.", f"suffixes: {', '.join(sorted(SUFFIXES))}")
         number = {one: label for label, one in enumerate(classes)}
@@ -104,19 +106,70 @@ def _preprocessing(config: ImageFolder.Config) -> Preprocessing:
     return configure(Preprocessing, options, "data imagefolder")
 
 
-def _files(root: Path, name: str, found: list[str]) -> tuple[list[Path], list[str]]:
-    """The image files of a split that has a folder, class by class, and the names of the classes."""
-    if not found and name in ("test", "all"):
-        folder = root
-    elif name in found:
-        folder = root / name
-    else:
-        raise UserError(f"{root} has no split {name!r}.", _what_there_is(root, found))
+def _closed_set(root: Path, name: str, fraction: float) -> tuple[list[Path], list[str]]:
+    """The image files of a split, class by class, and the names of the classes."""
+    found = _splits(root)
+    divided = fraction > 0 and "train" in found and "val" not in found and name in ("train", "val")
+    folder = _folder(root, "train" if divided else name, found)
     classes = _folders(folder)
     for other in found:
         _same_classes(folder, classes, root / other)
+    files = _files(folder, classes)
+    if divided:
+        files = [file for file in files if (_share(f"{file.parent.name}/{file.name}") < fraction) == (name == "val")]
+    return files, classes
+
+
+def _open_set(root: Path, name: str, fraction: float) -> tuple[list[Path], list[str]]:
+    """As `_closed_set`. The classes of a split that has no folder are those of "train", or of all, with a low hash."""
+    found = _splits(root)
+    absent = [split for split in ("val", "test") if split not in found and fraction > 0]
+    if name != "train" and name not in absent:
+        if not found and name != "all":
+            raise UserError(
+                f"{root} has no split {name!r}.", "train has it all: set data.val_fraction, or make folders"
+            )
+        folder = _folder(root, name, found)
+        classes = _folders(folder)
+    else:
+        folder = _folder(root, "train", found) if found else root
+        there = _folders(folder)
+        classes = [one for one in there if _falls_to(one, absent, fraction) == name]
+        if not classes:
+            raise UserError(
+                f"None of the {len(there)} class folders of {folder} falls to {name!r} by val_fraction = {fraction:g}.",
+                f"choose another fraction, or put some class folders under {root / name}",
+            )
+    for other in found:
+        shared = [] if root / other == folder else sorted(set(classes) & set(_folders(root / other)))
+        if shared:
+            raise UserError(
+                f"{folder} and {root / other} have {len(shared)} class folders in common: {_some(shared)}.",
+                "of an open set no class may be in two splits",
+            )
+    return _files(folder, classes), classes
+
+
+def _falls_to(one: str, absent: list[str], fraction: float) -> str:
+    place = int(_share(one) // fraction) if absent else 0
+    return absent[place] if place < len(absent) else "train"
+
+
+def _splits(root: Path) -> list[str]:
+    return [split for split in SPLITS if (root / split).is_dir()]
+
+
+def _folder(root: Path, name: str, found: list[str]) -> Path:
+    if not found and name in ("test", "all"):
+        return root
+    if name not in found:
+        raise UserError(f"{root} has no split {name!r}.", _what_there_is(root, found))
+    return root / name
+
+
+def _files(folder: Path, classes: list[str]) -> list[Path]:
     files = [file for one in classes for file in sorted((folder / one).iterdir(), key=lambda file: file.name)]
-    return [file for file in files if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")], classes
+    return [file for file in files if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")]
 
 
 def _folders(folder: Path) -> list[str]:
@@ -126,11 +179,14 @@ def _folders(folder: Path) -> list[str]:
 def _same_classes(folder: Path, classes: list[str], other: Path) -> None:
     differing = sorted(set(classes).symmetric_difference(_folders(other)))
     if differing:
-        some = ", ".join(differing[:5]) + ", ..." * (len(differing) > 5)
         raise UserError(
-            f"{folder} and {other} differ in {len(differing)} of their class folders: {some}.",
-            "every split needs the same class folders; one may be empty",
+            f"{folder} and {other} differ in {len(differing)} of their class folders: {_some(differing)}.",
+            "every split needs the same class folders; one may be empty; for people to verify, set data.open_set=true",
         )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + ", ..." * (len(names) > 5)
 
 
 def _what_there_is(root: Path, found: list[str]) -> str:
@@ -139,7 +195,6 @@ def _what_there_is(root: Path, found: list[str]) -> str:
     return f"it has none of the folders {', '.join(SPLITS)}, so that its class folders are the split 'test' only"
 
 
-def _set_aside(file: Path, fraction: float) -> bool:
-    """Whether a file of `train` belongs to "val": by its class and name alone, on any machine and in any company."""
-    digest = hashlib.sha256(f"{file.parent.name}/{file.name}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+def _share(name: str) -> float:
+    """Where in [0, 1) a name lies: the same on any machine and in any company."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64

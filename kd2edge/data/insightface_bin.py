@@ -1,20 +1,21 @@
 """Verification pairs as insightface packs them: one `.bin`, a pickle of encoded images two by two, and who is whom.
 
 The format is that of its `lfw.bin`, `cfp_fp.bin`, `agedb_30.bin`; it is read without unpickling (see `_unpickle`).
-Which images show one person beyond the listed pairs is not in the file: a list of names says it.
+Who is who beyond the listed pairs is not in the file: without a list of names the pairs alone are judged.
 """
 
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from kd2edge.data import Images, Ints, Preprocessing, Source
+from kd2edge.data import Images, Ints, PairList, Preprocessing, Source
 from kd2edge.data._aligned import Aligned, decoded, preprocessing
+from kd2edge.data._subgroups import numbered, read_subgroups
 from kd2edge.data._unpickle import unpickle
 from kd2edge.data._unpickle_names import Array
 from kd2edge.errors import UserError
@@ -32,10 +33,12 @@ class Pairs:
 
 
 class Faces(Aligned):
-    """The distinct images of a list of pairs; `pairs` int64 [P, 2] are positions among them, `same` is bool [P]."""
+    """The distinct images of a list of pairs, and the list as `protocol`.
 
-    pairs: Ints
-    same: Bools
+    Where nobody is named, `classes` is empty, and each image has a label of its own.
+    """
+
+    protocol: PairList
 
 
 class InsightfaceBin(Source):
@@ -44,11 +47,17 @@ class InsightfaceBin(Source):
     class Config(PluginConfig):
         """`path` is the `.bin`, `names` a text file with one line an image, in its order: `Person/file`.
 
-        `size` is the side of the aligned images; `mean` and `std` are in units of pixel / 255.
+        `subgroups` is a CSV with a line of column names and then one line a pair. `folds`, `mode` and `flip` are
+        how the pairs are judged (see `PairList`). `size` is the side of the aligned images; `mean` and `std` are in
+        units of pixel / 255.
         """
 
         path: Path
         names: Path | None = None
+        subgroups: Path | None = None
+        folds: int = Field(default=10, ge=2)
+        mode: Literal["exact", "insightface"] = "exact"
+        flip: bool = False
         size: int = Field(default=112, ge=1)
         mean: float = 0.5
         std: float = Field(default=0.5, gt=0)
@@ -62,33 +71,31 @@ class InsightfaceBin(Source):
         return preprocessing((self.config.size, self.config.size), self.config.mean, self.config.std)
 
     def split(self, name: str) -> Faces:
-        """Each image once, labelled by person. Raises `UserError` without `names`, and where they contradict the pairs.
+        """Each image once, labelled by person. Raises `UserError` where `names` contradict the pairs.
 
-        All pairs of a set are judged, so a label must be known for every image: that two images are listed as no pair
-        does not say that they show two people.
+        Without `names` images are told apart by their bytes, and nobody is known: that two images are listed as no
+        pair does not say that they show two people.
         """
         if name != "test":
             raise UserError(f"A list of pairs has no split {name!r}.", "splits: test")
         config = self.config
-        if config.names is None:
-            raise UserError(
-                f"{config.path} says which pairs are genuine, but not who is who, which judging all pairs needs.",
-                "set data.names to a text file with one line an image: Person/file",
-            )
         pairs = read_pairs(config.path)
-        names = _names(config.names, len(pairs.images))
-        first, place = _distinct(names, pairs)
-        people = [names[i].rpartition("/")[0] for i in first]
-        classes, labels = np.unique(people, return_inverse=True)
+        names = _names(config.names, len(pairs.images)) if config.names else None
+        first, place = _distinct(names or _contents(pairs), pairs)
+        people = [names[i].rpartition("/")[0] if names else str(i) for i in first]
+        classes, labels = numbered(people)
+        columns, values = read_subgroups(config.subgroups, len(pairs.same)) if config.subgroups else ({}, {})
         split = Faces(
             lambda i: _pixels(pairs, first[i], (config.size, config.size), config.path),
-            labels.astype(np.int64),
-            classes.tolist(),
+            labels,
+            classes if names else [],
             (config.size, config.size),
-            _mark(config.path, names),
+            _mark(config.path, names or []),
         )
-        split.pairs, split.same = place.reshape(-1, 2), pairs.same
-        _agree(split, config.names)
+        listed = place.reshape(-1, 2), pairs.same
+        split.protocol = PairList(*listed, config.folds, config.flip, config.mode, columns, values)
+        if config.names:
+            _agree(split, config.names)
         return split
 
 
@@ -132,7 +139,7 @@ def _no_pairs(path: Path, why: str) -> UserError:
 
 def _names(path: Path, images: int) -> list[str]:
     try:
-        names = path.read_text(encoding="utf-8").splitlines()
+        names = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"The names {path} cannot be read: {error}.") from None
     if len(names) != images:
@@ -141,6 +148,16 @@ def _names(path: Path, images: int) -> list[str]:
     if bare:
         raise UserError(f"Line {bare[0]:,} of {path} names no person.", "each line is Person/file")
     return names
+
+
+def _contents(pairs: Pairs) -> list[str]:
+    """The sha256 of each image as it is stored, which names it where nothing else does.
+
+    What a small file names half a million times is hashed once.
+    """
+    held = {id(image): image for image in pairs.images}
+    digests = {key: hashlib.sha256(_raw(image).tobytes()).hexdigest() for key, image in held.items()}
+    return [digests[id(image)] for image in pairs.images]
 
 
 def _distinct(names: list[str], pairs: Pairs) -> tuple[list[int], Ints]:
@@ -154,7 +171,8 @@ def _distinct(names: list[str], pairs: Pairs) -> tuple[list[int], Ints]:
             first.append(entry)
         place[entry] = position[name]
         earlier = first[position[name]]
-        if not np.array_equal(_raw(pairs.images[earlier]), _raw(pairs.images[entry])):
+        one, other = pairs.images[earlier], pairs.images[entry]
+        if one is not other and not np.array_equal(_raw(one), _raw(other)):
             raise UserError(
                 f"Images {earlier + 1:,} and {entry + 1:,} are both named {name!r}, but differ.",
                 "one of the two is damaged, or the names are of another file",
@@ -168,10 +186,11 @@ def _raw(image: bytes | Images) -> Images:
 
 def _agree(split: Faces, names: Path) -> None:
     """Raise `UserError` unless every pair is genuine exactly if its two images have one person's name."""
-    said = split.labels[split.pairs[:, 0]] == split.labels[split.pairs[:, 1]]
-    wrong = np.flatnonzero(said != split.same)
+    pairs, same = split.protocol.pairs, split.protocol.same
+    said = split.labels[pairs[:, 0]] == split.labels[pairs[:, 1]]
+    wrong = np.flatnonzero(said != same)
     if len(wrong):
-        kind = "genuine" if split.same[wrong[0]] else "not genuine"
+        kind = "genuine" if same[wrong[0]] else "not genuine"
         raise UserError(
             f"Pair {wrong[0] + 1:,} is marked as {kind}, but by {names} it is the contrary.",
             "the names are of another file, or their order is another",

@@ -7,7 +7,6 @@ exactly into the few bins where a threshold or the EER lies.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from math import nan
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy.typing as npt
 from kd2edge.errors import UserError
 from kd2edge.metrics._cosine import Floats, Ints
 from kd2edge.metrics._pairs import AllPairs, refuse_none
+from kd2edge.metrics.roc import rank_at
 
 FARS = (1e-2, 1e-3, 1e-4)
 BINS = 1 << 16  # over cosines: 3e-5 wide, hence at most a few thousand distinct float32 in a bin away from zero
@@ -60,7 +60,7 @@ def verify(embeddings: Floats, labels: Ints, fars: Sequence[float] = FARS) -> Ve
     impostor = int(histogram.sum())
     refuse_none(len(genuine), impostor)
     above = impostor - np.cumsum(histogram)
-    ranks = {far: _rank(far, impostor) for far in fars}
+    ranks = {far: rank_at(far, impostor) for far in fars}
     code_of = {rank: int(np.flatnonzero(above + histogram >= rank)[-1]) for rank in ranks.values() if rank}
     crossing = _crossing(genuine, above, impostor)
     bins = _look_into({crossing, *code_of.values()}, pairs, histogram, above)
@@ -81,7 +81,7 @@ def verify_pairs(
     refuse_none(len(genuine), len(impostors))
     values, counts = np.unique(impostors, return_counts=True)
     everything = _Bin(values, counts, above=0)
-    ranks = {far: _rank(far, len(impostors)) for far in fars}
+    ranks = {far: rank_at(far, len(impostors)) for far in fars}
     eer = _equal_error(everything, genuine, genuine, len(impostors))
     return _verification(eer, genuine, len(impostors), ranks, dict.fromkeys(ranks.values(), everything))
 
@@ -99,13 +99,6 @@ def rates_at(threshold: float, embeddings: Floats, labels: Ints) -> Rates:
         pairs += [scores.size for scores in kinds]
     refuse_none(*pairs.tolist())
     return Rates(far=float(accepted[1] / pairs[1]), tar=float(accepted[0] / pairs[0]))
-
-
-def _rank(far: float, impostor: int) -> int:
-    """floor(far x impostor), with `far` read as the decimal that was written: 0.29 x 100 is 29."""
-    if not 0 < far <= 1:
-        raise UserError(f"A FAR lies in (0, 1], not at {far}.")
-    return int(Fraction(str(far)) * impostor)
 
 
 def _codes(scores: Floats) -> Ints:
