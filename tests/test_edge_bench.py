@@ -1,6 +1,7 @@
 """The bench end to end: worker processes, ONNX Runtime for real, and every way in which one row may fail alone."""
 
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from kd2edge import artifact
 from kd2edge.artifact import Artifact
-from kd2edge.data import InMemory, Source, Split
-from kd2edge.edge.bench import bench
+from kd2edge.data import Images, InMemory, Ints, Source, Split
+from kd2edge.edge.bench import CHUNK, bench
 from kd2edge.edge.gate import judge
 from kd2edge.errors import UserError
 from kd2edge.report.model import Number, Report, read_report, write_json
@@ -219,6 +220,30 @@ def test_a_model_of_a_fixed_batch(tmp_path: Path) -> None:
     assert row.numbers["top1"].value == 100.0
     (alone,) = run([("fp32", fixed)], target).rows
     assert "takes [5, 1, 8, 8], it was given [1, 1, 8, 8]" in alone.faults[0]
+
+
+class Filling(InMemory):
+    """A disk that is full once a block of the images lies on it: no file may grow further."""
+
+    blocks = 0
+
+    def read(self, index: Ints) -> Images:
+        self.blocks += len(index) > 1
+        if self.blocks > 1:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2 * CHUNK * 64, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        return super().read(index)
+
+
+def test_a_disk_that_fills_up_with_the_images_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is mapped has its length at once and finds no room later, which ends the process by SIGBUS."""
+    images = np.zeros((3 * CHUNK, 8, 8, 1), np.uint8)
+    monkeypatch.setattr(Patterns, "split", lambda source, name: Filling(images, np.arange(len(images)), {}, []))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(UserError, match=r"images\.npy could not be written: "):
+            run([])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_what_concerns_all_rows_is_a_user_error(tmp_path: Path) -> None:

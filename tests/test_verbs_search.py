@@ -16,7 +16,7 @@ import typer
 from onnx import TensorProto
 from typer.testing import CliRunner
 
-from kd2edge.artifact import Artifact, open_artifact
+from kd2edge.artifact import Artifact, manifest_path, open_artifact
 from kd2edge.cli import quantization
 from kd2edge.cli.outcome import Verb
 from kd2edge.errors import Exit, UserError
@@ -167,6 +167,8 @@ def test_a_runs_search_is_in_its_ledger(tmp_path: Path, images: Path, target: st
     recipe = tiny.recipe(images, {"name": "plain"}, target=target, quantize=plan)
     run = create(tmp_path / "run", Recipe.model_validate(recipe), resume=False)
     made = run.add(outliers.classifier(run.path / "fp32.onnx", images), "distill")
+    benched = made.manifest.model_copy(update={"details": {"operating": {"threshold": 0.5}}})
+    manifest_path(made.path).write_text(benched.model_dump_json())
     searched = brief(run.path, 2.0)
     assert searched.file == str(run.path / "student.int8-tensorrt.onnx")
     entered, last = list(run.events())[-2:]
@@ -176,6 +178,7 @@ def test_a_runs_search_is_in_its_ledger(tmp_path: Path, images: Path, target: st
     told = open_artifact(Path(searched.file)).manifest
     assert told.parents == (made.manifest.sha256,)
     assert (told.details["calibrator"], told.details["images"]) == ("minmax", 24)
+    assert told.details["operating"] == {"threshold": 0.5}
     assert (run.path / "search-slow" / "pareto.html").is_file()
     said = Told()
     held = brief(run.path, 2.0, max_ratio=0.1, progress=said)

@@ -22,6 +22,7 @@ from kd2edge.cli.options import (
     Suite,
     Target,
     Task,
+    TestData,
 )
 from kd2edge.cli.outcome import Verb
 from kd2edge.cli.terminal import Terminal
@@ -154,7 +155,7 @@ def bench(
     sources: Annotated[list[Path], typer.Argument(metavar="RUN|MODEL.onnx...")],
     suite: Suite = None,
     target: Target = None,
-    data: Data = None,
+    data: TestData = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The report [RUN/report.json].")] = None,
     preprocess: Preprocess = None,
     task: Task = None,

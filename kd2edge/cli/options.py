@@ -20,6 +20,10 @@ Suite = Annotated[
     str | None, typer.Option("--suite", help="A suite's name or path [the run's own, else by the model].")
 ]
 Data = Annotated[Path | None, typer.Option("--data", metavar="FOLDER", help="Class folders under train/ and test/.")]
+TestData = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="PATH", help="The suite's own test set (lfw.bin), or class folders under test/."),
+]
 Preprocess = Annotated[
     str | None,
     typer.Option("--preprocess", help="imagenet, minus-one-one, zero-one or raw; for a model without a manifest."),

@@ -8,19 +8,22 @@ from typing import Any
 
 import numpy as np
 
-from kd2edge.data import Split
+from kd2edge.data import Split, Templates
+from kd2edge.edge import listed, templated
+from kd2edge.edge.operating import OPERATING_FAR, power
 from kd2edge.edge.session import Floats
 from kd2edge.errors import UserError
 from kd2edge.metrics import FARS, one_shot, predictions, topk, verify
 from kd2edge.report.model import Number
 
 Z95 = 1.959964
-OPERATING_FAR = 1e-3
 
 
 def score(outputs: Floats, split: Split, output: str) -> tuple[dict[str, Number], dict[str, Any]]:
     """Numbers and conditions of float32 [N, D] outputs, which are "logits" or an "embedding", over a whole split.
 
+    An embedding is judged by all pairs where it is known who is who, by a list of pairs where the split has one, and by
+    templates alone where it has those.
     `top1_over_chance` and `tar_over_far` (at a FAR of 1e-3) say how many times better than guessing a model is: about
     1 for one that is fed or read wrongly. For embeddings the conditions hold the numbers of pairs and the cosine
     `thresholds` by FAR ("1e-3").
@@ -29,7 +32,7 @@ def score(outputs: Floats, split: Split, output: str) -> tuple[dict[str, Number]
     """
     if not np.isfinite(outputs).all():
         raise UserError("Its outputs hold NaN or infinite values.", "look at its precision and its inputs")
-    return _classification(outputs, split) if output == "logits" else _verification(outputs, split)
+    return _classification(outputs, split) if output == "logits" else _embedding(outputs, split)
 
 
 def agreement(outputs: Floats, reference: Floats, output: str) -> dict[str, Number]:
@@ -58,22 +61,34 @@ def _classification(logits: Floats, split: Split) -> tuple[dict[str, Number], di
     return numbers | {"top1_over_chance": _times(numbers["top1"], 100 / classes)}, {"classes": classes}
 
 
-def _verification(embeddings: Floats, split: Split) -> tuple[dict[str, Number], dict[str, Any]]:
+def _embedding(embeddings: Floats, split: Split) -> tuple[dict[str, Number], dict[str, Any]]:
+    protocol = split.protocol
+    if isinstance(protocol, Templates):
+        numbers, conditions = templated.score(embeddings, protocol)
+        return numbers, conditions | ({"flip": True} if protocol.flip else {})
+    if protocol is None:
+        return _all_pairs(embeddings, split)
+    numbers, conditions = _all_pairs(embeddings, split) if split.classes else ({}, {})
+    more, told = listed.score(embeddings, protocol, split.labels[protocol.pairs] if split.classes else None)
+    return numbers | more, conditions | told | ({"flip": True} if protocol.flip else {})
+
+
+def _all_pairs(embeddings: Floats, split: Split) -> tuple[dict[str, Number], dict[str, Any]]:
     found = verify(embeddings, split.labels, FARS)
-    numbers = {f"tar@{_power(far)}": _tar(found.tar[far], far, found.genuine, found.impostor) for far in FARS}
+    numbers = {f"tar@{power(far)}": _tar(found.tar[far], far, found.genuine, found.impostor) for far in FARS}
     numbers["eer"] = Number(value=100 * found.eer, unit="%", n=found.genuine + found.impostor, better="lower")
-    numbers["tar_over_far"] = _times(numbers[f"tar@{_power(OPERATING_FAR)}"], 100 * OPERATING_FAR)
+    numbers["tar_over_far"] = _times(numbers[f"tar@{power(OPERATING_FAR)}"], 100 * OPERATING_FAR)
     if {"alphabet", "writer"} <= set(split.groups):
         shot = one_shot(embeddings, split.labels, split.groups["alphabet"], split.groups["writer"])
         numbers["oneshot_20way"] = Number(value=100 * shot.accuracy, unit="%", n=shot.trials, better="higher")
-    thresholds = {_power(far): None if math.isnan(value) else value for far, value in found.threshold.items()}
+    thresholds = {power(far): None if math.isnan(value) else value for far, value in found.threshold.items()}
     return numbers, {"genuine_pairs": found.genuine, "impostor_pairs": found.impostor, "thresholds": thresholds}
 
 
 def _tar(value: float, far: float, genuine: int, impostor: int) -> Number:
     """A TAR in percent of the genuine pairs, without an interval: pairs that share an image are not independent."""
     if math.isnan(value):
-        note = f"a FAR of {_power(far)} needs more than the {impostor} impostor pairs there are"
+        note = f"a FAR of {power(far)} needs more than the {impostor} impostor pairs there are"
         return Number(value=None, unit="%", n=genuine, better="higher", note=note)
     return Number(value=100 * value, unit="%", n=genuine, better="higher")
 
@@ -82,10 +97,6 @@ def _times(number: Number, chance: float) -> Number:
     """A share as a multiple of what guessing gives, both in %; its interval, or why there is none, goes with it."""
     value, low, high = (None if share is None else share / chance for share in (number.value, number.low, number.high))
     return number.model_copy(update={"value": value, "low": low, "high": high, "unit": "x"})
-
-
-def _power(far: float) -> str:
-    return f"1e{round(math.log10(far))}"
 
 
 def _share(share: float, n: int) -> Number:

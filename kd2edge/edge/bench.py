@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from kd2edge.artifact import Artifact
-from kd2edge.data import Source, Split
+from kd2edge.data import PairList, Source, Split, Templates
 from kd2edge.edge import devices
+from kd2edge.edge.operating import stored
 from kd2edge.edge.session import Backend, open_backend
 from kd2edge.edge.trial import IMAGES, Trial
 from kd2edge.errors import UserError
@@ -100,20 +101,27 @@ def _name(source: Source) -> str:
 def _write_images(data: Split, folder: Path) -> dict[str, Any]:
     """Decode the split once for all workers, to a .npy of uint8 [N, H, W, C].
 
-    Returns N and the sha256 of labels and pixels. Raises `UserError` when the split is empty or the disk full.
+    Returns N and the sha256 of labels, listed pairs and pixels. Raises `UserError` when the split is empty, or the
+    disk full.
     """
     if not len(data):
         raise UserError("The split to measure on is empty.")
     path = folder / IMAGES
     digest = hashlib.sha256(np.ascontiguousarray(data.labels).tobytes())
+    if isinstance(data.protocol, PairList):
+        digest.update(data.protocol.pairs.tobytes() + data.protocol.same.tobytes())
+    if isinstance(data.protocol, Templates):
+        of_images = (data.protocol.template, data.protocol.media, data.protocol.faceness)
+        for part in (*of_images, data.protocol.pairs, data.protocol.same):
+            digest.update(part.tobytes())
     shape = (len(data), *data.read(np.arange(1)).shape[1:])
     try:
-        file = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
-        for start in range(0, len(data), CHUNK):
-            images = data.read(np.arange(start, min(start + CHUNK, len(data))))
-            file[start : start + len(images)] = images
-            digest.update(np.ascontiguousarray(images).tobytes())
-        file.flush()
+        with path.open("wb") as file:  # written, not mapped: where a map finds no room the process ends by a signal
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            for start in range(0, len(data), CHUNK):
+                images = data.read(np.arange(start, min(start + CHUNK, len(data)))).tobytes()
+                file.write(images)
+                digest.update(images)
     except OSError as error:
         raise disk_fault(error, path) from error
     return {"images": len(data), "sha256": digest.hexdigest()}
@@ -122,11 +130,15 @@ def _write_images(data: Split, folder: Path) -> dict[str, Any]:
 def _accuracy(trials: Sequence[Trial], data: Split, tell: Progress) -> None:
     for place, trial in enumerate(trials):
         tell(f"{trial.role}: accuracy", 0.5 * place / len(trials))
-        trial.infer()
+        trial.infer(data.protocol is not None and data.protocol.flip)
         trial.score(data)
-    for reference in (trial for trial in trials if trial.role == REFERENCE):
-        for trial in trials:
-            trial.compare(reference)
+    references = [trial for trial in trials if trial.role == REFERENCE]
+    for trial in trials:
+        for reference in references:
+            trial.compare(reference, data)
+        kept = stored(trial.artifact.manifest.details)
+        if kept is not None and not references:
+            trial.drift(kept, data)
 
 
 def _latency(trials: Sequence[Trial], latency: Latency, tell: Progress) -> None:

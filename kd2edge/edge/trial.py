@@ -10,8 +10,10 @@ import numpy.typing as npt
 
 from kd2edge.artifact import Artifact
 from kd2edge.data import Split
-from kd2edge.edge import accuracy, measure
+from kd2edge.edge import accuracy, measure, subgroups
+from kd2edge.edge.drift import drift
 from kd2edge.edge.launch import run_job
+from kd2edge.edge.operating import Operating, operating
 from kd2edge.edge.session import Backend, Floats
 from kd2edge.edge.worker import Answer, Job
 from kd2edge.errors import UserError
@@ -62,10 +64,10 @@ class Trial:
         except UserError as error:
             self.faults.append(error.message)
 
-    def infer(self) -> None:
-        """Compute the outputs over all images."""
+    def infer(self, flip: bool = False) -> None:
+        """Compute the outputs over all images, with `flip` summed with those of their mirrors."""
         outputs = self.room / "outputs.npy"
-        if self._ran(outputs=outputs):
+        if self._ran(outputs=outputs, flip=flip):
             self.outputs = np.load(outputs)
 
     def time(self, latency: Latency) -> None:
@@ -96,15 +98,33 @@ class Trial:
         self.numbers |= numbers
         self.conditions |= conditions
 
-    def compare(self, reference: "Trial") -> None:
-        """How near a file of another precision comes to the FP32 one."""
+    def compare(self, reference: "Trial", split: Split) -> None:
+        """How near a file of another precision comes to the FP32 one, and what it makes of that one's threshold."""
         precisions = {self.artifact.manifest.precision, reference.artifact.manifest.precision}
-        if len(precisions) == 1 or self.faults or reference.faults or self.outputs is None or reference.outputs is None:
+        if self.faults or reference.faults or self.outputs is None or reference.outputs is None:
+            return
+        if self is reference:
+            self.drift(operating(self.conditions), split)
+        if len(precisions) == 1:
             return
         try:
             self.numbers |= accuracy.agreement(self.outputs, reference.outputs, self.output)
         except UserError as error:
             self.faults.append(error.message)
+            return
+        self.drift(operating(reference.conditions), split)
+
+    def drift(self, frozen: Operating, split: Split) -> None:
+        """FAR and FRR at FP32's thresholds, and how its subgroups fare there against FP32's; nothing for logits."""
+        if self.outputs is None or self.output == "logits" or self.faults:
+            return
+        numbers, conditions = drift(self.outputs, split, frozen)
+        shares = conditions.get("subgroups_at_fp32_threshold")
+        if shares and frozen.subgroups and self.conditions.get("subgroups") is not frozen.subgroups:
+            drop, conditions["subgroup_changes"] = subgroups.changes(shares, frozen.subgroups)
+            numbers |= drop
+        self.numbers |= numbers
+        self.conditions |= conditions
 
     def row(self, conditions: Mapping[str, Any], extra: Mapping[str, Number]) -> Row:
         manifest = self.artifact.manifest

@@ -11,6 +11,10 @@ MARKS = {"ship": "✓", "hold": "✗", "undecided": "?", "advice": "→"}
 SIZES = ("size", "parameters", "macs", "peak_memory")
 NAMES = {
     "cosine_to_fp32": "cosine to fp32",
+    "far_at_fp32_threshold": "FAR frozen",
+    "frr_at_fp32_threshold": "FRR frozen",
+    "pair_far_at_fp32_threshold": "pair FAR frozen",
+    "pair_frr_at_fp32_threshold": "pair FRR frozen",
     "agreement_with_fp32": "agreement with fp32",
     "integer_range": "integers used",
     "latency_p50": "latency p50",
@@ -28,6 +32,9 @@ def name(metric: str) -> str:
     """A metric's name as a person writes it: `tar@1e-3` → `TAR@1e-3`, `latency_p50` → `latency p50`."""
     if metric.startswith(("tar@", "eer", "tpir")):
         return metric.upper().replace("@1E", "@1e")
+    if metric.startswith(("pair_tar@", "pair_val@", "nearest_tar@")):
+        first, _, rest = metric.partition("_")
+        return f"{first} {name(rest) if rest.startswith('tar') else rest.upper().replace('@1E', '@1e')}"
     return NAMES.get(metric, metric.replace("_", " "))
 
 

@@ -19,11 +19,12 @@ BRIEF = (
     "tar_over_far",
     "top1_over_chance",
 )  # left to the page and the JSON
+LISTED = ("pair_", "subgroup_")
 COLOURS = {"ship": "green", "hold": "red", "undecided": "yellow", "advice": "cyan"}
 
 
 def report_table(report: Report) -> RenderableType:
-    """Rows by role: one table for accuracy, one for speed and size; notes and faults beneath.
+    """Rows by role: tables for accuracy, for that of listed pairs, for speed and size; notes and faults beneath.
 
     Fits 80 columns; from 100 on each value has its 95 % interval under it.
     """
@@ -38,7 +39,9 @@ class _ReportTable:
         shown = [metric for metric in figures.metrics(self.report.rows) if metric not in BRIEF]
         accuracy = [metric for metric in shown if figures.kind(metric) == "accuracy"]
         cost = [metric for metric in shown if metric not in accuracy]
-        for metrics in filter(None, (accuracy, cost)):
+        listed = [metric for metric in accuracy if metric.startswith(LISTED)]
+        whole = [metric for metric in accuracy if metric not in listed]
+        for metrics in filter(None, (whole, listed, cost)):
             yield _table(self.report, metrics, intervals=options.max_width >= ROOM_FOR_INTERVALS)
             yield Text("")
         yield from _notes(self.report, shown)

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from kd2edge.schema.section import Section
+from kd2edge.schema.section import Plugin, Section
 
 
 class Latency(Section):
@@ -49,10 +49,12 @@ class Rule(Section):
 class Suite(Section):
     """One YAML of `benchmarks/suites/`: what to measure, and the rules a model must meet to ship.
 
-    `split: val` is for choosing between recipes; what ships is judged on "test".
+    `split: val` is for choosing between recipes; what ships is judged on "test". A suite with a `data` section brings
+    its own test set, which `--data PATH` completes; without one the images are those of the model or its run.
     """
 
     about: str
     split: Literal["test", "val"] = "test"
+    data: Plugin | None = None
     latency: Latency = Latency()
     rules: tuple[Rule, ...]

@@ -17,11 +17,12 @@ from kd2edge.report.model import Report, write_json
 from kd2edge.report.page import write_page
 from kd2edge.run import Run, open_run
 from kd2edge.schema import Plugin, Target
-from kd2edge.verbs import precisions
+from kd2edge.verbs import operating, precisions
 from kd2edge.verbs.images import completed, data_for, open_data
 from kd2edge.verbs.inspection import inspected
 from kd2edge.verbs.models import is_run, open_model, refuse_for_a_run
 from kd2edge.verbs.quantize import DEFAULT_TARGET
+from kd2edge.verbs.suite_data import own_data
 
 REPORT = "report.json"
 Items = list[tuple[str, Artifact]]
@@ -39,40 +40,56 @@ def bench(
 ) -> Report:
     """Measure a run's models, or the given ONNX files, by a suite on the test images, and write report and page.
 
+    A suite that brings its own test set has it from `data`: a file, or the folder it lies in; else `data` is a folder
+    of class folders, for ONNX files only.
     Of a run the rows are the roles of its ledger, INT8 in the target's flavour; a file that is gone is a row with that
     fault. ONNX files take their role from their manifest, or from their precision; without a manifest
     `preprocess` and `task` are stated as for `quantize`. `suite` and `target` default to
     the run's own; for ONNX files to "model" or "model-verification" and "onnx-cpu". The report goes to `out`,
-    else into the run, else to ./report.json, the page beside it. Raises `UserError` for what concerns all rows.
+    else into the run (into a folder named as the suite, if that brings its own test set), else to ./report.json, the
+    page beside it. Raises `UserError` for what concerns all rows.
     """
     progress = progress or Silent()
     if any(is_run(source) for source in sources):
         if len(sources) > 1:
             raise UserError("A run is benched alone.", "name one run, or ONNX files")
-        refuse_for_a_run(data=data, preprocess=preprocess, task=task)
+        refuse_for_a_run(preprocess=preprocess, task=task)
         run = open_run(sources[0])
         with run.lock():
-            return bench_run(run, suite or run.recipe.suite, target or run.recipe.target, out, progress)
-    items, images = _given(sources, data, preprocess, task, progress)
+            return bench_run(run, suite or run.recipe.suite, target or run.recipe.target, out, progress, data=data)
+    own = own_data(drawers.read_suite(suite), suite, data) if suite else None
+    items, images = _given(sources, data, preprocess, task, progress, own)
     suite = suite or ("model" if items[0][1].manifest.task == "classification" else "model-verification")
     target = target or DEFAULT_TARGET
-    command = f"kd2edge bench {' '.join(map(str, sources))} --suite {suite} --target {target}"
+    command = f"kd2edge bench {' '.join(map(str, sources))} --suite {suite} --target {target}{_stated(data)}"
     report = measured(items, images, suite, target, command, progress)
     _write(report, {}, out or Path(REPORT), progress)
     return report
 
 
 def bench_run(
-    run: Run, suite: str, target: str, out: Path | None, progress: Progress, roles: Sequence[str] | None = None
+    run: Run,
+    suite: str,
+    target: str,
+    out: Path | None,
+    progress: Progress,
+    roles: Sequence[str] | None = None,
+    data: Path | None = None,
 ) -> Report:
     """`bench` for a run that is locked already; of all its `roles` by default."""
+    own = own_data(drawers.read_suite(suite), suite, data)
+    if own is None:
+        refuse_for_a_run(data=data)
     items = run_items(run, drawers.read_target(target))
     items = [(role, item) for role, item in items if roles is None or role in roles]
     if not items:
         raise UserError(f"{run.path} has no model to measure yet.", f"kd2edge distill --run {run.path} --resume")
-    command = f"kd2edge bench {run.path} --suite {suite} --target {target}"
-    report = measured(items, run.recipe.data, suite, target, command, progress)
-    path = _write(report, curves(run.path), out or run.path / REPORT, progress)
+    command = f"kd2edge bench {run.path} --suite {suite} --target {target}{_stated(data)}"
+    report = measured(items, own or run.recipe.data, suite, target, command, progress)
+    folder = run.path / Path(suite).stem if own else run.path
+    path = _write(report, curves(run.path), out or folder / REPORT, progress)
+    if own is None:
+        operating.keep(items, report)
     run.record("bench", "finished", suite=suite, target=target, report=str(path), sha256=sha256(path))
     return report
 
@@ -109,17 +126,29 @@ def _entered(run: Run, entry: Mapping[str, Any]) -> Artifact:
 
 
 def _given(
-    sources: Sequence[Path], data: Path | None, preprocess: str | None, task: str | None, progress: Progress
+    sources: Sequence[Path],
+    data: Path | None,
+    preprocess: str | None,
+    task: str | None,
+    progress: Progress,
+    own: Plugin | None,
 ) -> tuple[Items, Plugin]:
-    """The given files by role (a second of the same role goes by its file's name), and the data that all share."""
+    """The given files by role (a second of the same role goes by its file's name), and the data that all share.
+
+    `own` is that of the suite. What it judges by pairs or templates gives an embedding, unless its manifest says else.
+    """
     if not sources:
         raise UserError("There is nothing to measure.", "name a run or ONNX files")
     items: dict[str, Artifact] = {}
-    images: Plugin | None = None
+    images = own
+    unsaid = task
+    if own is not None and task is None and open_data(own).split("test").protocol is not None:
+        unsaid = "verification"
     for path in sources:
         model = open_model(path, preprocess, progress.say)
         images = images or data_for(model, data)
-        model = completed(model, images, open_data(images), task)
+        source = open_data(images)
+        model = completed(model, images, source, unsaid if model.manifest.task is None else task)
         role = model.manifest.role if model.manifest.role not in items else path.stem
         if role in items:
             raise UserError(f"Two of the files would be the row {role}.", "rename one of them")
@@ -157,6 +186,10 @@ def measured(
     )
     progress.advance(100 - done, now="done")
     return report
+
+
+def _stated(data: Path | None) -> str:
+    return "" if data is None else f" --data {data}"
 
 
 def _write(report: Report, logs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, progress: Progress) -> Path:

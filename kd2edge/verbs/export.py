@@ -20,7 +20,7 @@ from kd2edge.graph.topology import opset
 from kd2edge.progress import Progress, Silent
 from kd2edge.run import Run, open_run
 from kd2edge.schema import Precision, Target
-from kd2edge.verbs import precisions
+from kd2edge.verbs import operating, precisions
 from kd2edge.verbs.engines import build_engine, default_target, engine_builder
 from kd2edge.verbs.images import Floats, completed, data_for, open_data, probe_of, test_samples
 from kd2edge.verbs.models import GIVEN, Say, inherited, is_run, open_model, refuse_for_a_run
@@ -187,6 +187,7 @@ def _written(job: Job, precision: Precision, model: ModelProto, reference: Float
         precision=precision,
         target=job.name,
         parity=_proved(job, precision, path, reference),
+        details=operating.kept(job.fp32),
         **fields,
     )
     return job.enter(made)

@@ -19,7 +19,7 @@ from kd2edge.progress import Progress, Silent
 from kd2edge.run import Run, open_run
 from kd2edge.schema import Quantize, Target
 from kd2edge.schema.quantize import Calibrator
-from kd2edge.verbs import precisions
+from kd2edge.verbs import operating, precisions
 from kd2edge.verbs.images import (
     Floats,
     completed,
@@ -114,7 +114,7 @@ def written(
         flavour=made.flavour,
         target=target,
         parity={"against": "fp32", "images": len(samples), **dataclasses.asdict(parity)},
-        details={**_details(made), **details},
+        details={**_details(made), **details, **operating.kept(model)},
         versions={"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
         **inherited(model),
     )

@@ -27,7 +27,7 @@ from kd2edge.report.pareto import write_pareto
 from kd2edge.run import Run
 from kd2edge.schema import Latency, Precision
 from kd2edge.schema.search import Budget, Choice, Point, Searched
-from kd2edge.verbs import precisions
+from kd2edge.verbs import operating, precisions
 from kd2edge.verbs.images import Floats, fixed_batch
 from kd2edge.verbs.journal import Journal
 from kd2edge.verbs.models import inherited
@@ -143,7 +143,7 @@ def _written(made: Subject, found: Searched, latency: Latency, say: Callable[[st
         flavour=made.target.flavour if point.choice.int8 else None,
         target=made.target_name,
         parity={"against": "fp32", "images": len(samples), **dataclasses.asdict(parity)},
-        details=_details(made, point, found, latency),
+        details={**_details(made, point, found, latency), **operating.kept(made.model)},
         versions={"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
         **inherited(made.model),
     )
