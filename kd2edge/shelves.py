@@ -20,6 +20,7 @@ M = TypeVar("M", bound=BaseModel)
 DATA = "kd2edge.data"
 MODELS = "kd2edge.kd.models"
 METHODS = "kd2edge.kd.methods"
+LAYOUTS = "kd2edge.kd.layouts"
 BACKENDS = "kd2edge.edge.backends"
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import random
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,12 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from kd2edge.errors import UserError
+from kd2edge.graph.fold import fold
 from kd2edge.graph.load import load_model, save_model
 from kd2edge.graph.run import run_onnx
 from kd2edge.graph.signature import image_input, set_dynamic_batch
 from kd2edge.graph.topology import opset
-from tests.graphs import SIZE, images, pooled_net, residual_net
+from tests.graphs import SIZE, Net, images, pooled_net, residual_net
 
 
 def written(tmp_path: Path, model: ModelProto) -> Path:
@@ -41,6 +43,77 @@ def test_a_file_that_is_no_model_is_told_in_a_sentence(tmp_path: Path, damage: s
         path.write_bytes({"empty": b"", "text": b"not a model at all", "truncated": whole[: len(whole) // 2]}[damage])
     with pytest.raises(UserError, match=r"model\.onnx"):
         load_model(path)
+
+
+def small_net(*lengths: int) -> ModelProto:
+    """A convolution, and a Reshape by constants that a few nodes make of one another."""
+    net = Net()
+    counted = net.node("Cast", net.node("ConstantOfShape", net.constant(np.array(lengths, np.int64))), to=7)
+    last = net.node("Gather", net.constant(np.array([8, 128, 4])), net.constant(np.array([1])), axis=0)
+    sizes = net.node("Concat", counted, last, axis=0)
+    return net.model(net.node("Reshape", net.prelu(net.norm(net.conv("images", 2, 3, 2))), sizes, channels=128))
+
+
+def test_constants_are_made_and_terabytes_of_them_are_refused(tmp_path: Path) -> None:
+    whole = load_model(written(tmp_path, small_net(1)))
+    assert [node.op_type for node in fold(whole).graph.node] == ["Conv", "PRelu", "Reshape"]
+    np.testing.assert_allclose(run_onnx(fold(whole), images(2)), run_onnx(whole, images(2)), rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match="ConstantOfShape_0, a ConstantOfShape, makes a constant of 99,999,999"):
+        fold(small_net(10**14))
+
+
+def test_a_constant_that_cannot_be_computed_stays_and_is_told_when_it_runs() -> None:
+    model = small_net(1)
+    for tensor in model.graph.initializer:
+        if numpy_helper.to_array(tensor).tolist() == [1]:
+            tensor.CopyFrom(numpy_helper.from_array(np.array([7]), tensor.name))  # of three
+    gather = fold(model).graph.node[0]
+    assert gather.op_type == "Gather"
+    with pytest.raises(UserError, match=r"cannot be (run|loaded) by ONNX Runtime"):
+        run_onnx(fold(model), images(2))
+
+
+def test_whatever_bits_flip_is_told_in_a_sentence(tmp_path: Path) -> None:
+    whole = small_net(1).SerializeToString()
+    path, told, fine = tmp_path / "model.onnx", 0, 0
+    for seed in range(600):
+        chance, bits = random.Random(seed), bytearray(whole)
+        for _ in range(chance.choice([1, 1, 2, 3])):
+            bits[chance.randrange(len(bits))] ^= 1 << chance.randrange(8)
+        path.write_bytes(bits)
+        try:
+            fold(load_model(path))
+            fine += 1
+        except UserError:
+            told += 1
+    assert told > 100
+    assert fine > 20
+
+
+@pytest.mark.parametrize("fault", ["a name", "a shape", "no output"])
+def test_damage_that_the_checker_passes_is_refused(tmp_path: Path, fault: str) -> None:
+    """A name that is no text, and a tensor whose numbers are more than its shape says, a graph for nothing."""
+    model = small_net(1)
+    if fault == "a shape":
+        next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 4).dims[2] = 2
+    if fault == "no output":
+        del model.graph.output[:]
+    content = model.SerializeToString()
+    (tmp_path / "model.onnx").write_bytes(content.replace(b"PRelu_6", b"PRel\xed_6") if fault == "a name" else content)
+    with pytest.raises(UserError, match=r"model\.onnx"):
+        load_model(tmp_path / "model.onnx")
+
+
+def test_a_graph_that_fails_on_the_images_is_told() -> None:
+    model = pooled_net()
+    model.graph.initializer.append(numpy_helper.from_array(np.array([5]), "sixth"))
+    model.graph.node.append(
+        helper.make_node("Gather", [model.graph.output[0].name, "sixth"], ["picked"], "pick", axis=0)
+    )
+    model.graph.output[0].name = "picked"
+    assert run_onnx(model, images(6)).shape[0] == 1
+    with pytest.raises(UserError, match="cannot be run by ONNX Runtime"):
+        run_onnx(model, images(2))
 
 
 def test_an_invalid_graph_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tests.graphs import NETS, SIZE, images
 
 trt: Any = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
 
-SHELF = [name for name in shelves.names(shelves.MODELS) if name not in ("torchvision", "timm")]
+SHELF = [name for name in shelves.names(shelves.MODELS) if name not in ("onnx", "torchvision", "timm")]
 
 
 def build(model: ModelProto, size: int = SIZE) -> int:

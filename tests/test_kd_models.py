@@ -10,7 +10,7 @@ from kd2edge.schema import NetSpec
 
 pytestmark = pytest.mark.kd
 
-OWN = [name for name in shelves.names(shelves.MODELS) if name not in ("torchvision", "timm")]
+OWN = [name for name in shelves.names(shelves.MODELS) if name not in ("onnx", "torchvision", "timm")]
 
 
 def build(classes: int = 100, channels: int = 3, size: int = 32, **spec: object) -> net.Net:

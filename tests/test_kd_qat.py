@@ -41,6 +41,8 @@ METHODS: dict[str, tuple[str, TaskName, dict[str, Any]]] = {
     "th_kd teacher's head": ("th_kd", "classification", {"form": "paper", "alpha_th": 1.0}),
     "th_kd both heads": ("th_kd", "classification", {"form": "paper", "alpha_th": 0.5}),
     "sh_kd": ("sh_kd", "classification", {"teacher": "tuned"}),
+    "shared_head": ("shared_head", "classification", {}),
+    "shared_head ema, faces": ("shared_head", "verification", {"mode": "ema"}),
     "sim_kd": ("sim_kd", "classification", {}),
     "kd, cosine head": ("kd", "classification", {"head": "cosine"}),
     "th_kd both heads, arcface": ("th_kd", "classification", {"form": "paper", "alpha_th": 0.5, "head": "arcface"}),
@@ -261,6 +263,13 @@ def test_a_tensors_quantizer_has_the_gradients_of_its_definition(
     assert torch.allclose(x.grad, weight * inside)
     assert quantizer.log_scale.grad is not None
     assert float(quantizer.log_scale.grad) == pytest.approx(float(wanted.sum()) * step, rel=1e-3, abs=1e-3)
+
+
+def test_a_quantizer_computes_where_its_tensor_is() -> None:
+    """On a device for which torch has no such kernel: a stand-in is asked where it got its operands."""
+    with patch.object(torch, "fake_quantize_per_tensor_affine", side_effect=lambda x, *_: x) as kernel:
+        Quantizer(torch.tensor(0.1), 40, 0, 255).to("meta")(torch.empty(3, device="meta"))
+    assert {item.device.type for item in kernel.call_args.args if isinstance(item, torch.Tensor)} == {"meta"}
 
 
 def test_a_channels_quantizer_rounds_by_its_own_step_and_learns_it() -> None:

@@ -61,6 +61,15 @@ def log(made: Run, role: str = "fp32") -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
+def test_a_claim_removes_what_a_kill_left_of_its_writes(tmp_path: Path) -> None:
+    kept = store.Store(tmp_path)
+    torn = [tmp_path / f".{key}.safetensors.x.part" for key in ("mine", "theirs")]
+    for path in torn:
+        path.touch()
+    with kept.claim("mine", lambda: None):
+        assert [path.exists() for path in torn] == [False, True]
+
+
 def test_the_first_student_of_sh_kd_is_the_plain_one_and_is_found(photos: Path, tmp_path: Path) -> None:
     plain, _ = run(tmp_path, "plain", photos, {"name": "plain"})
     made, told = run(tmp_path, "sh", photos, SH_KD)

@@ -12,11 +12,13 @@ from torch import nn
 from kd2edge.data import Split, open_source
 from kd2edge.errors import UserError
 from kd2edge.kd import checkpoint, net
+from kd2edge.kd.distill import Work
 from kd2edge.kd.method import Batch, Losses, Stage
 from kd2edge.kd.tasks import Task
 from kd2edge.kd.train import Trainer
 from kd2edge.progress import Silent
-from kd2edge.schema import NetSpec, Train
+from kd2edge.run import Run
+from kd2edge.schema import NetSpec, Recipe, Train
 from tests import tiny
 
 pytestmark = pytest.mark.kd
@@ -113,6 +115,18 @@ def test_a_truncated_checkpoint_is_told_and_nothing_else_is_touched(folder: Path
         Job(folder, tmp_path / "run").train()
     partial.unlink()
     Job(folder, tmp_path / "run").train()
+
+
+def test_what_a_kill_left_of_a_write_is_removed_when_the_run_is_opened(folder: Path, tmp_path: Path) -> None:
+    recipe = Recipe.model_validate(tiny.recipe(folder, {"name": "kd"}))
+    torn = [tmp_path / "run" / name for name in (".fp32.onnx.x1.part", "train/teacher/.a.partial.safetensors.x2.part")]
+    other = tmp_path / "run" / "train" / "notes.part"
+    other.parent.mkdir(parents=True)
+    torn[1].parent.mkdir()
+    for path in (*torn, other):
+        path.touch()
+    Work.open(recipe, Run(tmp_path / "run"), Silent())
+    assert [path for path in (*torn, other) if path.exists()] == [other]
 
 
 def test_checkpoints_hold_any_tree(tmp_path: Path) -> None:

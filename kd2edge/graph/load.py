@@ -7,8 +7,8 @@ JetPack 6 keeps for ever, reads no newer.
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import ModelProto, TensorProto
+from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
+from onnx import ModelProto, TensorProto, numpy_helper
 
 from kd2edge.errors import UserError, first_line
 from kd2edge.files import write_atomic
@@ -56,13 +56,26 @@ def _parse(path: Path) -> ModelProto:
         raise UserError(f"There is no ONNX file {path}.")
     try:
         model = onnx.load(str(path))
+        _require_text(model)
     except (DecodeError, OSError, ValueError, onnx.checker.ValidationError) as error:
         raise UserError(
             f"{path} cannot be read as ONNX: {first_line(error)}.", "it is damaged or no ONNX file"
         ) from error
-    if not model.graph.node or not model.opset_import:
+    if not model.graph.node or not model.graph.output or not model.opset_import:
         raise UserError(f"{path} holds no ONNX graph.", "it is damaged or no ONNX file")
     return model
+
+
+def _require_text(message: Message) -> None:
+    """Raise ValueError for a name that is not UTF-8: protobuf hands it on as bytes, or fails once it is read."""
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for inner in (value,) if isinstance(value, Message) else value:
+                _require_text(inner)
+        elif field.type == field.TYPE_STRING:
+            for text in (value,) if isinstance(value, str | bytes) else value:
+                if isinstance(text, bytes):
+                    raise ValueError(f"{field.full_name} is no UTF-8 text")
 
 
 def _modernise(model: ModelProto) -> None:
@@ -88,7 +101,12 @@ def _raise_opset(model: ModelProto, path: Path) -> ModelProto:
 def _check(model: ModelProto, path: Path) -> None:
     try:
         onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
         raise UserError(f"{path} is not a valid ONNX model: {first_line(error)}.") from error
     if any(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer):
         raise UserError(f"{path} keeps weights in a file beside it that is not there.")
+    for tensor in model.graph.initializer:
+        try:
+            numpy_helper.to_array(tensor)  # whose bytes the checker does not count
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path} holds a damaged tensor, {tensor.name!r}: {first_line(error)}.") from error

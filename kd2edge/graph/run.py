@@ -45,10 +45,16 @@ def run_onnx(model: ModelProto | Path | str, x: NDArray[np.float32], threads: in
 
 
 def run(opened: Any, x: NDArray[np.float32], outputs: Sequence[str]) -> list[NDArray[Any]]:
-    """The named outputs of an open session for `x` [N, C, H, W], in groups if the session's batch is fixed."""
+    """The named outputs of an open session for `x` [N, C, H, W], in groups if the session's batch is fixed.
+
+    Raises `UserError` if the images do not fill the last group, or the runtime fails on them.
+    """
     given = opened.get_inputs()[0]
     batch = given.shape[0] if isinstance(given.shape[0], int) else max(len(x), 1)
     if len(x) % batch:
         raise UserError(f"{len(x)} images cannot be run in groups of {batch}, the model's fixed batch.")
-    groups = [opened.run(list(outputs), {given.name: x[i : i + batch]}) for i in range(0, max(len(x), 1), batch)]
+    try:
+        groups = [opened.run(list(outputs), {given.name: x[i : i + batch]}) for i in range(0, max(len(x), 1), batch)]
+    except Exception as error:  # the runtime raises a dozen private classes
+        raise UserError(f"The model cannot be run by ONNX Runtime: {first_line(error)}.") from error
     return [np.concatenate(parts) for parts in zip(*groups, strict=True)]

@@ -12,7 +12,8 @@ from kd2edge.schema import Affine, Augment, Preprocessing
 def prepare(images: Tensor, plan: Augment | None, how: Preprocessing, generator: torch.Generator) -> Tensor:
     """uint8 [N, H, W, C] → augmented, normalised float32 [N, C, H, W]; `plan=None` only normalises.
 
-    What a move uncovers is black, as in the literature's padded crop.
+    What a move uncovers is black, as in the literature's padded crop. Chance is drawn on the processor, from
+    `generator`, whatever device the images are on.
     """
     x = images.permute(0, 3, 1, 2).to(torch.float32) / 255
     if plan is not None:
@@ -21,10 +22,10 @@ def prepare(images: Tensor, plan: Augment | None, how: Preprocessing, generator:
         if plan.crop_padding:
             x = _crop(x, plan.crop_padding, generator)
         if plan.flip:
-            mirrored = torch.rand(len(x), generator=generator) < 0.5
+            mirrored = (torch.rand(len(x), generator=generator) < 0.5).to(x.device)
             x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
-    mean = torch.tensor(how.mean, dtype=torch.float32)[:, None, None]
-    std = torch.tensor(how.std, dtype=torch.float32)[:, None, None]
+    mean = torch.tensor(how.mean, dtype=torch.float32, device=x.device)[:, None, None]
+    std = torch.tensor(how.std, dtype=torch.float32, device=x.device)[:, None, None]
     return ((x - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
@@ -44,7 +45,7 @@ def _affine(x: Tensor, plan: Affine, generator: torch.Generator) -> Tensor:
         (sin * shear + cos) / scale_y,
         shift[1],
     ]
-    grid = F.affine_grid(torch.stack(rows, 1).view(-1, 2, 3), list(x.shape), align_corners=False)
+    grid = F.affine_grid(torch.stack(rows, 1).view(-1, 2, 3).to(x.device), list(x.shape), align_corners=False)
     return F.grid_sample(x, grid, align_corners=False)
 
 
@@ -53,7 +54,7 @@ def _crop(x: Tensor, padding: int, generator: torch.Generator) -> Tensor:
     padded = F.pad(x, (padding,) * 4)
     top = torch.randint(0, 2 * padding + 1, (len(x), 1, 1), generator=generator)
     left = torch.randint(0, 2 * padding + 1, (len(x), 1, 1), generator=generator)
-    rows = top + torch.arange(height)[None, :, None]
-    columns = left + torch.arange(width)[None, None, :]
-    samples = torch.arange(len(x))[:, None, None]
+    rows = (top + torch.arange(height)[None, :, None]).to(x.device)
+    columns = (left + torch.arange(width)[None, None, :]).to(x.device)
+    samples = torch.arange(len(x), device=x.device)[:, None, None]
     return padded[samples, :, rows, columns].permute(0, 3, 1, 2)

@@ -14,7 +14,8 @@ from kd2edge import artifact
 from kd2edge.data import Source, Split, normalize, open_source
 from kd2edge.errors import UserError
 from kd2edge.files import write_atomic
-from kd2edge.kd import net, store, to_onnx, weights
+from kd2edge.kd import net, ranks, store, to_onnx, weights
+from kd2edge.kd.centres import rebuild
 from kd2edge.kd.method import Batch, Lesson, Losses, Method, Stage, make
 from kd2edge.kd.tasks import Task
 from kd2edge.kd.train import Trainer
@@ -55,6 +56,9 @@ class Work:
 
     @classmethod
     def open(cls, recipe: Recipe, run: Run, progress: Progress) -> "Work":
+        """Open the data of a run that this process holds the lock of, or follows the one that does."""
+        for left in run.path.rglob(".*.part") if ranks.join().first else ():
+            left.unlink()  # by a write that a kill cut short
         source = open_source(recipe.data.model_dump())
         train, how = source.split("train"), source.preprocessing()
         if len(train.classes) < 2:
@@ -70,12 +74,19 @@ class Work:
         if spec is None:
             return None
         teacher = self._lesson(None).fresh_teacher(spec.seed)
+        centres = spec.head_from == "centres"
         if spec.weights is not None:
-            self.progress.say(f"teacher: weights {weights.load_into(teacher, spec.weights).name}")
-        if spec.weights is None and (spec.train is not None or not is_ready(teacher)):
+            loaded = weights.load_into(teacher, spec.weights, headless=centres)
+            self.progress.say(f"teacher: weights {loaded.name}")
+        if centres:
+            self.progress.say("teacher: its classifier is rebuilt from class centres of the training images")
+            device = (spec.train or self.recipe.train).device
+            rebuild(teacher, self.train, self.how, self._store(), self.progress, device)
+        if spec.weights is None and not centres and (spec.train is not None or not is_ready(teacher)):
             self._train_teacher(teacher, spec)
         net.freeze(teacher)
-        self._finish("teacher", teacher)
+        rebuilt = {"head": f"rebuilt from class centres of its embeddings on {len(self.train):,} training images"}
+        self._finish("teacher", teacher, **(rebuilt if centres else {}))
         return teacher
 
     def student(self, role: str, method: Plugin, teacher: net.Net | None) -> None:
@@ -113,23 +124,28 @@ class Work:
     def _latency(self, candidate: net.Net) -> float:
         """Median ms of one image in the exported graph, on one thread of this machine; kept, so that a resumed run that
         chose a net by it chooses the same again."""
-        path = self.run.path / "train" / "latency.json"
-        known: dict[str, float] = json.loads(path.read_bytes()) if path.exists() else {}
+        path, together = self.run.path / "train" / "latency.json", ranks.join()
+
+        def known() -> dict[str, float]:
+            return json.loads(path.read_bytes()) if path.exists() else {}
+
         key = store.digest([[name, list(tensor.shape)] for name, tensor in candidate.state_dict().items()])
-        if key not in known:
+        if together.first and key not in known():
             images = normalize(self.train.read(np.arange(2)), self.how)
-            known[key] = to_onnx.latency(candidate, self.task.output, images)
-            write_atomic(path, json.dumps(known).encode())
-        return known[key]
+            measured = to_onnx.latency(candidate, self.task.output, images)
+            write_atomic(path, json.dumps({**known(), key: measured}).encode())
+        together.wait()
+        return known()[key]
 
     def _train_teacher(self, teacher: net.Net, spec: Teacher) -> None:
         if spec.train is None:
             raise UserError(
-                "The teacher has neither weights nor a schedule to train it by.", "set teacher.weights or teacher.train"
+                "The teacher has neither weights with a classifier nor a schedule to train it by.",
+                "set teacher.weights, teacher.train or teacher.head_from: centres",
             )
 
         def losses(batch: Batch) -> Losses:
-            return {"ce": self.task.supervised(teacher, teacher(batch.images), batch.labels)}
+            return {"ce": self.task.lesson(teacher, batch.images, batch.labels)}
 
         seed = self.recipe.seed if spec.seed is None else spec.seed
         stage = Stage("teacher", teacher, losses, schedule=spec.train, minimises="cross-entropy")
@@ -140,13 +156,24 @@ class Work:
         folder, log = self.run.path / "train" / role, self.run.path / "log" / f"{role}.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         log.parent.mkdir(exist_ok=True)
-        place = self.run.path.absolute().parent
-        shared = place / SHARED if os.access(place / SHARED if (place / SHARED).exists() else place, os.W_OK) else None
+        shared = self._shared()
         remember = self.recipe.teacher is not None and self.recipe.teacher.remember
         return Trainer(self.train, self.how, self.recipe.train, seed, folder, log, self.progress, shared, remember)
 
+    def _shared(self) -> Path | None:
+        """The folder in which runs beside this one find what it made; None where it cannot be written."""
+        place = self.run.path.absolute().parent
+        writable = os.access(place / SHARED if (place / SHARED).exists() else place, os.W_OK)
+        return place / SHARED if writable else None
+
+    def _store(self) -> store.Store | None:
+        shared = self._shared()
+        return None if shared is None or ranks.join().count > 1 else store.Store(shared)
+
     def _finish(self, role: str, trained: net.Net, **details: Any) -> None:
         """Weights, ONNX, probe and manifests of a trained net, unless the ledger shows them done."""
+        if not ranks.join().first:
+            return
         if role in self.run.files("onnx") and self.run.files("onnx")[role].is_file():
             return
         self.progress.say(f"{role}: exporting to ONNX and comparing with torch")

@@ -56,7 +56,7 @@ class _PerTensor(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, zero: int, first: int, last: int) -> Tensor:
-        point = torch.tensor(zero, dtype=torch.int32)
+        point = torch.tensor(zero, dtype=torch.int32, device=x.device)
         y = torch.fake_quantize_per_tensor_affine(x, scale.detach(), point, first, last)
         ctx.save_for_backward(x, y, scale)
         ctx.bounds = (first - zero, last - zero)

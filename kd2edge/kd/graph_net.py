@@ -41,7 +41,7 @@ class GraphNet(nn.Module):
         graph = Topology(model)
         self.outputs = list(outputs)
         self.image = graph.inputs[0]
-        self.nodes = _leading_to(graph, self.outputs)
+        self.nodes = leading_to(graph, self.outputs)
         unknown = sorted({node.op_type for node in self.nodes} - OPERATORS.keys())
         if unknown:
             raise UserError(
@@ -87,7 +87,7 @@ class GraphNet(nn.Module):
         return seen[name, place]
 
 
-def _leading_to(graph: Topology, outputs: Iterable[str]) -> list[NodeProto]:
+def leading_to(graph: Topology, outputs: Iterable[str]) -> list[NodeProto]:
     """The nodes that the outputs depend on, in the graph's order."""
     wanted = set(outputs)
     chosen: list[NodeProto] = []
@@ -108,7 +108,9 @@ def _tensor(values: Any) -> Tensor:
 
 def as_float(value: Any, like: Tensor) -> Tensor:
     """A constant beside a tensor that is computed."""
-    return value if isinstance(value, Tensor) else torch.as_tensor(np.array(value), dtype=like.dtype)
+    return (
+        value if isinstance(value, Tensor) else torch.as_tensor(np.array(value), dtype=like.dtype, device=like.device)
+    )
 
 
 def _require_known(graph: Topology, node: NodeProto) -> None:

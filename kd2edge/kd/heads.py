@@ -12,13 +12,25 @@ from torch import Tensor, nn
 
 from kd2edge import schema
 from kd2edge.errors import UserError
+from kd2edge.kd.cosines import cosines
+from kd2edge.kd.rows import rows
 
 
 class Head(nn.Module):
-    """Logits of `classes` classes from an embedding [N, d]; `weight` is [classes, d], `bias` [classes] or None."""
+    """Logits of `classes` classes from an embedding [N, d]; `weight` is [classes, d], `bias` [classes] or None.
+
+    `sample` is the share of classes that a step of its training shall see. While `kd/partial.py` has set `chosen`, an
+    ascending index [k] of classes, the logits are those of these alone, [N, k], and no other row gets a gradient.
+    """
 
     weight: nn.Parameter
     bias: nn.Parameter | None
+    sample: float = 1.0
+    chosen: Tensor | None = None
+
+    def centres(self) -> Tensor:
+        """The rows of `weight` that are in play: all, or those of the chosen classes."""
+        return self.weight if self.chosen is None else rows(self.weight, self.chosen)
 
     def forward(self, embedding: Tensor) -> Tensor:
         raise NotImplementedError
@@ -41,24 +53,25 @@ class Linear(Head):
         self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach())
 
     def forward(self, embedding: Tensor) -> Tensor:
-        return F.linear(embedding, self.weight, self.bias)
+        bias = self.bias if self.bias is None or self.chosen is None else self.bias[self.chosen]
+        return F.linear(embedding, self.centres(), bias)
 
 
 class Cosine(Head):
     """s·cos θ between the embedding and each class centre; no bias."""
 
-    def __init__(self, width: int, classes: int, scale: float, margin: float) -> None:
+    def __init__(self, width: int, classes: int, scale: float, margin: float, sample: float = 1.0) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(classes, width))
         nn.init.normal_(self.weight, std=0.01)
         self.bias = None
-        self.scale, self.margin = scale, margin
+        self.scale, self.margin, self.sample = scale, margin, sample
 
     def extra_repr(self) -> str:
-        return f"scale={self.scale}, margin={self.margin}"
+        return f"scale={self.scale}, margin={self.margin}" + (f", sample={self.sample}" if self.sample < 1 else "")
 
     def forward(self, embedding: Tensor) -> Tensor:
-        return self.scale * F.linear(F.normalize(embedding), F.normalize(self.weight))
+        return self.scale * cosines(F.normalize(embedding), self.centres())
 
 
 class CosFace(Cosine):
@@ -130,4 +143,4 @@ def build(spec: schema.Head, width: int, classes: int) -> Head:
     if spec.name == "linear":
         return Linear(width, classes)
     kind = {"cosine": Cosine, "cosface": CosFace, "arcface": ArcFace}[spec.name]
-    return kind(width, classes, spec.scale, spec.margin)
+    return kind(width, classes, spec.scale, spec.margin, spec.sample)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from kd2edge import schema, shelves
 from kd2edge.errors import UserError
 from kd2edge.kd import weights
-from kd2edge.kd.net import Net, Out, Shape, build
+from kd2edge.kd.net import Backbone, Net, Out, Shape, build
 from kd2edge.kd.tasks import Task
 
 
@@ -112,7 +112,10 @@ class Lesson:
             **({"pretrained": False} if "pretrained" in options else {}),
         }
         spec = self.teacher_spec.model_copy(update={"model": schema.Plugin.model_validate(bare)})
-        return replace(self, teacher_spec=spec).fresh_teacher()
+        made = replace(self, teacher_spec=spec).fresh_teacher()
+        if isinstance(made.backbone, Backbone) and made.backbone.pretrained:
+            raise UserError("An ONNX teacher cannot be trained from scratch.", "set method.teacher: tuned")
+        return made
 
 
 class Method:

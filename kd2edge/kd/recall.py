@@ -32,7 +32,7 @@ class Recall:
 
     def keep(self, step: int, embedding: Tensor) -> None:
         """Take the embedding of a step of the epoch last asked for; the epoch is written when all its steps are in."""
-        self._fresh[step] = embedding.detach()
+        self._fresh[step] = embedding.detach().cpu()
         if len(self._fresh) == self.steps:
             whole = torch.stack([self._fresh[step] for step in range(self.steps)])
             checkpoint.write({"embeddings": whole}, self._file(self._epoch))

@@ -60,6 +60,10 @@ class Store:
         write_atomic(self._log(key), json.dumps(log).encode())
         checkpoint.write({"learner": learner.state_dict()}, self.weights(key))
 
+    def load(self, key: str, learner: nn.Module) -> None:
+        """Take over a finished stage that is kept."""
+        learner.load_state_dict(checkpoint.read(self.weights(key))["learner"])
+
     def lines(self, key: str) -> list[dict[str, Any]]:
         """The log of a stage that is kept, a mapping an epoch."""
         lines: list[dict[str, Any]] = json.loads(self._log(key).read_bytes())
@@ -77,4 +81,6 @@ class Store:
             except BlockingIOError:
                 wait()
                 fcntl.flock(file, fcntl.LOCK_EX)
+            for left in self.folder.glob(f".{key}.*.part"):
+                left.unlink()  # by a write that a kill cut short
             yield

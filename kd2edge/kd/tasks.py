@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kd2edge.kd.net import Net, Out
+from kd2edge.kd.partial import sampled
 from kd2edge.schema import TaskName
 
 
@@ -17,5 +18,13 @@ class Task:
         self.output: Literal["logits", "embedding"] = "logits" if name == "classification" else "embedding"
 
     def supervised(self, net: Net, out: Out, labels: Tensor) -> Tensor:
-        """Cross-entropy with labels [N], the head's margin applied; a scalar, mean over the batch."""
+        """Cross-entropy with labels [N], the head's margin applied; a scalar, mean over the batch.
+
+        Labels are columns of the logits: classes, or positions among those that `kd/partial.py` has drawn.
+        """
         return F.cross_entropy(net.head.with_margin(out.logits, labels).float(), labels)
+
+    def lesson(self, net: Net, images: Tensor, labels: Tensor) -> Tensor:
+        """The same from images [N, C, H, W], over the classes that the net's head samples in this step."""
+        with sampled(labels, net.head) as columns:
+            return self.supervised(net, net(images), columns)

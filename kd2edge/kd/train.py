@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kd2edge import schema
 from kd2edge.data import Split
 from kd2edge.errors import Diverged
 from kd2edge.files import append, write_atomic
-from kd2edge.kd import checkpoint, store
+from kd2edge.kd import checkpoint, devices, ranks, rows, store
 from kd2edge.kd.augment import prepare
 from kd2edge.kd.method import Batch, Stage
 from kd2edge.kd.recall import Recall
@@ -55,7 +55,9 @@ class Trainer:
     ) -> None:
         self.data, self.how, self.plan, self.seed = data, how, plan, seed
         self.folder, self.log, self.progress = folder, log, progress
-        self.shared, self.remember = shared, remember
+        self.ranks = ranks.join()
+        alone = self.ranks.count == 1
+        self.shared, self.remember = (shared, remember) if alone else (None, False)
 
     def run(self, stage: Stage) -> None:
         """Train a stage to its end, or load it where an earlier process finished it.
@@ -71,8 +73,12 @@ class Trainer:
             _Training(self, stage).run()
         else:
             self._run_once(stage, store.Store(self.shared))
-        checkpoint.write({"learner": stage.learner.state_dict()}, done)
-        self.partial(stage).unlink(missing_ok=True)
+        if self.ranks.first:
+            checkpoint.write({"learner": stage.learner.state_dict()}, done)
+            self.partial(stage).unlink(missing_ok=True)
+        self.ranks.wait()
+        if not self.ranks.first:  # whose batch norms have seen other images
+            stage.learner.load_state_dict(checkpoint.read(done)["learner"])
 
     def _run_once(self, stage: Stage, found: store.Store) -> None:
         """Take the stage from the store if a run beside this one trained the very same; else train and store it."""
@@ -80,7 +86,7 @@ class Trainer:
         key = training.key()
         with found.claim(key, lambda: self.progress.say(f"stage {stage.name}: another run is training it; waiting")):
             if found.weights(key).exists():
-                stage.learner.load_state_dict(checkpoint.read(found.weights(key))["learner"])
+                found.load(key, stage.learner)
                 keep_log(self.log, stage.name, 0)
                 lines = [json.dumps({**line, "stage": stage.name}) + "\n" for line in found.lines(key)]
                 append(self.log, "".join(lines))
@@ -100,9 +106,11 @@ class _Training:
         plan = stage.schedule or trainer.plan
         self.trainer, self.stage, self.plan = trainer, stage, plan
         self.batch = min(plan.batch, len(trainer.data))
+        trainer.ranks.require(self.batch, stage.learner)
         self.epochs = max(1, round(plan.epochs * stage.share)) if plan.epochs else 0
         self.steps = len(trainer.data) // self.batch
-        self.precision = precision(plan.precision)
+        self.device = devices.find(plan.device)
+        self.precision = devices.precision(plan.precision, self.device)
         self.optimizer = optimizer(stage.learner, plan)
         self.epoch = self.step = 0
         self.sums: dict[str, float] = {}
@@ -118,6 +126,7 @@ class _Training:
         """What decides which images each step shows, and in which arithmetic they are computed on."""
         trainer, plan = self.trainer, self.plan.model_dump(mode="json")
         facts = [plan["augment"], trainer.how.model_dump(mode="json"), self.batch, self.precision]
+        facts += [] if self.device.type == "cpu" else [self.device.type]
         return store.digest(trainer.data, trainer.seed, self.stage.stream or self.stage.name, facts)
 
     def _recall(self) -> Recall | None:
@@ -127,11 +136,13 @@ class _Training:
         return Recall(shared / "embeddings" / store.digest(teacher, self._stream()), self.steps)
 
     def run(self) -> None:
-        self._restore()
-        for module in (self.stage.learner, *self.stage.frozen):
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.trainer.progress.start(f"{self.trainer.folder.name}: {self.stage.name}", self.epochs * self.steps)
-        self.trainer.progress.advance(self.epoch * self.steps + self.step)
+        with devices.placed(self.device, self.stage.learner, *self.stage.frozen):
+            self._restore()
+            self.trainer.progress.start(f"{self.trainer.folder.name}: {self.stage.name}", self.epochs * self.steps)
+            self.trainer.progress.advance(self.epoch * self.steps + self.step)
+            self._epochs()
+
+    def _epochs(self) -> None:
         with _stop_at_step() as stop:
             while self.epoch < self.epochs:
                 self._epoch(stop)
@@ -149,33 +160,37 @@ class _Training:
         for images, labels in self._batches(order):
             self._step(images, labels)
             self.step += 1
-            if stop.is_set():
+            if self.trainer.ranks.any(stop.is_set()):
                 self.seconds += time.perf_counter() - began
                 self._save()
                 raise KeyboardInterrupt
         self.seconds += time.perf_counter() - began
 
     def _step(self, images: Tensor, labels: Tensor) -> None:
-        entropy = self._entropy(self.epoch, self.step)
+        apart = () if self.trainer.ranks.first else (self.trainer.ranks.number,)  # other chances on every rank
+        entropy = self._entropy(self.epoch, self.step, *apart)
         torch.manual_seed(entropy[0] ^ zlib.crc32(repr(entropy).encode()))
         generator = torch.Generator().manual_seed(zlib.crc32(repr(entropy).encode()))
-        batch = self._batch(prepare(images, self.plan.augment, self.trainer.how, generator), labels)
+        ready = prepare(images.to(self.device), self.plan.augment, self.trainer.how, generator)
+        batch = self._batch(ready, labels.to(self.device))
         rate = learning_rate(self.plan, self.epoch + self.step / self.steps, self.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         began = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             losses = self.stage.losses(batch)
-        total = torch.stack(list(losses.values())).sum()
-        self._require_finite(total, losses)
+        terms = torch.stack(list(losses.values()))
+        means = dict(zip(losses, self.trainer.ranks.mean(terms.detach()).tolist(), strict=True))
+        self._require_finite(means)
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call, unused-ignore]
+        terms.sum().backward()  # type: ignore[no-untyped-call, unused-ignore]
+        self.trainer.ranks.average(self.stage.learner.parameters())
         if self.plan.clip is not None:
-            nn.utils.clip_grad_norm_(self.stage.learner.parameters(), self.plan.clip)
+            rows.clip(self.stage.learner.parameters(), self.plan.clip)
         self.optimizer.step()
-        for name, value in {"loss": total, **losses}.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value.item()
-        rate = len(labels) / (time.perf_counter() - began)
+        for name, value in {"loss": sum(means.values()), **means}.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        rate = self.batch / (time.perf_counter() - began)
         self.trainer.progress.advance(
             1, epoch=f"{self.epoch + 1}/{self.epochs}", loss=self.sums["loss"] / (self.step + 1), images_per_second=rate
         )
@@ -184,11 +199,13 @@ class _Training:
         recall, step = self.recall, self.step
         if recall is None:
             return Batch(images, labels)
-        return Batch(images, labels, recall.embedding(self.epoch, step), lambda found: recall.keep(step, found))
+        known = recall.embedding(self.epoch, step)
+        known = None if known is None else known.to(self.device)
+        return Batch(images, labels, known, lambda found: recall.keep(step, found))
 
-    def _require_finite(self, total: Tensor, losses: dict[str, Tensor]) -> None:
-        if not math.isfinite(total.item()):
-            bad = ", ".join(f"{name} = {value.item():g}" for name, value in losses.items())
+    def _require_finite(self, losses: dict[str, float]) -> None:
+        if not math.isfinite(sum(losses.values())):
+            bad = ", ".join(f"{name} = {value:g}" for name, value in losses.items())
             where = f"stage {self.stage.name}, epoch {self.epoch + 1}, step {self.step + 1}"
             raise Diverged(
                 f"The loss is not finite in {where} ({bad}).",
@@ -198,7 +215,8 @@ class _Training:
     def _batches(self, order: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches from the current step on, each read while the one before it is trained on."""
         data = self.trainer.data
-        indices = [order[step * self.batch : (step + 1) * self.batch] for step in range(self.step, self.steps)]
+        starts = range(self.step * self.batch, self.steps * self.batch, self.batch)
+        indices = [self.trainer.ranks.part(order[start : start + self.batch]) for start in starts]
         if not indices:
             return  # it was stopped after the epoch's last step
         with ThreadPoolExecutor(1) as reader:
@@ -222,7 +240,9 @@ class _Training:
             "sums": self.sums,
             "seconds": self.seconds,
         }
-        checkpoint.write(tree, self.trainer.partial(self.stage))
+        if self.trainer.ranks.first:
+            checkpoint.write(tree, self.trainer.partial(self.stage))
+        self.trainer.ranks.wait()
 
     def _restore(self) -> None:
         path = self.trainer.partial(self.stage)
@@ -232,9 +252,13 @@ class _Training:
             self.optimizer.load_state_dict(tree["optimizer"])
             self.epoch, self.step = tree["epoch"], tree["step"]
             self.sums, self.seconds = tree["sums"], tree["seconds"]
-        keep_log(self.trainer.log, self.stage.name, self.epoch)
+        self.trainer.ranks.wait()  # before rank 0 writes anything anew
+        if self.trainer.ranks.first:
+            keep_log(self.trainer.log, self.stage.name, self.epoch)
 
     def _log(self) -> None:
+        if not self.trainer.ranks.first:
+            return
         figures = {name: value / self.steps for name, value in self.sums.items()}
         line: dict[str, Any] = {"stage": self.stage.name, "epoch": self.epoch + 1, **figures}
         line |= self.stage.watch() if self.stage.watch else {}
@@ -253,15 +277,6 @@ def log_lines(path: Path) -> list[dict[str, Any]]:
     """The lines of a training log, without a last one that a kill has torn."""
     text = path.read_text() if path.exists() else ""
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-
-
-def precision(wanted: str) -> str:
-    """`auto` resolved: bf16 where the processor multiplies it in hardware, else fp32."""
-    if wanted != "auto":
-        return wanted
-    capability = torch.backends.cpu.get_cpu_capability()
-    fast = "AVX512" in capability and bool(torch.cpu._is_avx512_bf16_supported())
-    return "bf16" if fast or torch.cpu._is_amx_tile_supported() else "fp32"
 
 
 @contextmanager

@@ -10,10 +10,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from kd2edge import shelves
 from kd2edge.artifact import describe, has_manifest, open_artifact
 from kd2edge.errors import UserError, first_line
 from kd2edge.files import write_atomic
 from kd2edge.kd import heads
+from kd2edge.kd.layout import Layout
 from kd2edge.kd.net import Net
 from kd2edge.run import LEDGER, Run
 from kd2edge.shelves import nearest
@@ -42,24 +44,35 @@ def locate(name: str) -> Path:
     )
 
 
-def load_into(net: Net, name: str, say: Callable[[str], None] | None = None) -> Path:
+def load_into(net: Net, name: str, say: Callable[[str], None] | None = None, headless: bool = False) -> Path:
     """Load weights into a net and return the file they came from.
 
     Tensors are matched by name, after dropping wrappers' prefixes; a foreign net's classifier becomes the head. Whether
-    a linear head has a bias is for the file's classifier to say. Where names are missing and there is somebody to `say`
-    it to, `load_in_order` is tried: a guess is never silent.
+    a linear head has a bias is for the file's classifier to say. A published family's names are translated (see
+    `layout`). Where names are missing all the same and there is somebody to `say` it to, `load_in_order` is tried: a
+    guess is never silent. With `headless` the net's head stays as it is, whatever the file has.
 
     Raises `UserError` when the file cannot be read safely or is not what its manifest says, and when a tensor is
     missing or has another shape; the net is then unchanged.
     """
     path, given = _open(name)
+    layout = _layout(given)
+    if layout is not None:
+        given = layout.translated(given, net)
     head = _head(given, getattr(net.backbone, "classifier_name", None))
     with _bias_fitted(net.head, given, head):
-        wanted = net.state_dict()
+        wanted = {key: value for key, value in net.state_dict().items() if not (headless and key.startswith("head."))}
         found = {key: _find(key, given, head) for key in wanted}
         missing = [key for key, value in found.items() if value is None and not key.endswith(COUNTER)]
-        if missing and say is not None:
+        if missing and say is not None and layout is None:
             return load_in_order(net, name, say)
+        if missing and all(key.startswith("head.") for key in missing):
+            cosine = "set teacher.head_from: centres to rebuild one from the training images"
+            linear = "take weights that hold it; head_from: centres rebuilds one for a cosine, arcface or cosface head"
+            raise UserError(
+                f"{path} holds this net without its classifier.",
+                linear if isinstance(net.head, heads.Linear) else cosine,
+            )
         if missing:
             raise UserError(
                 f"{path} does not hold this net: of {len(wanted)} tensors {len(missing)} are missing, "
@@ -96,6 +109,12 @@ def load_in_order(module: nn.Module, name: str, say: Callable[[str], None]) -> P
     return path
 
 
+def _layout(given: Mapping[str, Tensor]) -> Layout | None:
+    """The published family, of those that the shelf knows, whose names a state dict has."""
+    kinds = (shelves.load(shelves.LAYOUTS, name, Layout) for name in shelves.names(shelves.LAYOUTS))  # type: ignore[type-abstract, unused-ignore]
+    return next((layout for kind in kinds if (layout := kind()).fits(given)), None)
+
+
 def _tell(key: str, value: Tensor) -> str:
     return f"{key} {tuple(value.shape)}"
 
@@ -120,7 +139,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         tree: Any = load_file(path) if path.suffix == ".safetensors" else _unpickle(path)
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
         raise UserError(f"The weights {path} cannot be read: {first_line(error)}.") from error
-    for key in ("state_dict", "model_state_dict", "model", "net"):
+    for key in ("state_dict", "model_state_dict", "state_dict_backbone", "model", "net"):
         if isinstance(tree, Mapping) and isinstance(tree.get(key), Mapping):
             tree = tree[key]
     tensors = {str(k): v for k, v in tree.items() if isinstance(v, Tensor)} if isinstance(tree, Mapping) else {}

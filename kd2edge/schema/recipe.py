@@ -34,11 +34,22 @@ class Preprocessing(Section):
 
 
 class Head(Section):
-    """The classifier: `linear`, or a cosine head with scale s and margin m (ArcFace 1801.07698, CosFace 1801.09414)."""
+    """The classifier: `linear`, or a cosine head with scale s and margin m (ArcFace 1801.07698, CosFace 1801.09414).
+
+    `sample` is the share of classes that a training step sees, the batch's own always among them (Partial FC,
+    2203.15565); 1 is the full softmax. The student's says what the teacher is asked, too.
+    """
 
     name: Literal["linear", "cosine", "arcface", "cosface"] = "linear"
     scale: float = Field(32.0, gt=0)
     margin: float = Field(0.3, ge=0, lt=1.6)
+    sample: float = Field(1.0, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _only_cosine_heads_sample(self) -> "Head":
+        if self.sample < 1 and self.name == "linear":
+            raise ValueError("sample is for the cosine heads: set head.name to cosine, arcface or cosface")
+        return self
 
 
 class NetSpec(Section):
@@ -66,7 +77,10 @@ class Augment(Section):
 
 
 class Train(Section):
-    """In epochs, 0 of which train nothing; `precision: auto` is bf16 where the processor has that, else fp32."""
+    """In epochs, 0 of which train nothing; `precision: auto` is bf16 where the device has that, else fp32.
+
+    `device: auto` is an NVIDIA GPU where torch can use one, else the processor.
+    """
 
     epochs: int = Field(ge=0)
     batch: int = Field(128, ge=2)
@@ -75,12 +89,13 @@ class Train(Section):
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = False
     weight_decay: float = Field(5e-4, ge=0)
-    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    schedule: Literal["cosine", "polynomial", "step", "constant"] = "cosine"
     warmup: float = Field(0.0, ge=0)
     milestones: tuple[float, ...] = ()
     gamma: float = Field(0.1, gt=0, le=1)
     clip: float | None = Field(None, gt=0)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     augment: Augment = Augment()
 
 
@@ -93,14 +108,25 @@ class Student(NetSpec):
 class Teacher(NetSpec):
     """The net that teaches. `weights`: an embedded name, a checkpoint's path, or null to train it anew by `train`.
 
-    `seed` is for its own training, by default the recipe's. `remember` keeps its embeddings of the augmented images
-    beside the run, for runs that see the same ones again: N x d values an epoch.
+    `head_from: centres` is for weights without a classifier: a cosine head is rebuilt from the class centres of its
+    embeddings on the training images. `seed` is for its own training, by default the recipe's. `remember` keeps its
+    embeddings of the augmented images beside the run, for runs that see the same ones again: N x d values an epoch.
     """
 
     weights: str | None = None
+    head_from: Literal["weights", "centres"] = "weights"
     train: Train | None = None
     seed: int | None = Field(None, ge=0)
     remember: bool = False
+
+    @model_validator(mode="after")
+    def _centres_need_weights(self) -> "Teacher":
+        trained = self.weights is not None or self.model.name == "onnx" or self.model.options.get("pretrained")
+        if self.head_from == "centres" and (not trained or self.head.name == "linear"):
+            raise ValueError("head_from: centres goes with weights, and with a head of cosine, arcface or cosface")
+        if self.head_from == "centres" and self.weights is None and self.embedding is not None:
+            raise ValueError("embedding would put an untrained layer behind this teacher: set teacher.embedding=null")
+        return self
 
 
 class Recipe(Section):

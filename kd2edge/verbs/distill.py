@@ -9,6 +9,7 @@ from pathlib import Path
 from kd2edge import drawers
 from kd2edge import run as runs
 from kd2edge.errors import MissingExtra, UserError
+from kd2edge.kd import torchrun
 from kd2edge.progress import Progress, Silent
 from kd2edge.run import Run
 from kd2edge.schema import Recipe
@@ -16,9 +17,12 @@ from kd2edge.schema import Recipe
 RUNS = Path("runs")
 
 STEPS = (("method", "first", "name"), ("method", "distil", "name"))  # of SH-KD
+MODELS = (("student", "model", "path"), ("teacher", "model", "path"))  # of ONNX files
 PLUGINS = (*STEPS, ("data", "name"), ("method", "name"), ("student", "model", "name"), ("teacher", "model", "name"))
 DECLARATIONS = (("suite",), ("target",))
-PATHS = (*PLUGINS, *DECLARATIONS, ("data", "path"), ("teacher", "weights"), ("student", "weights"))
+FILES = ("path", "train", "test", "names", "subgroups")  # of a data section: files or folders, whatever their suffix
+WEIGHTS = (("teacher", "weights"), ("student", "weights"))
+PATHS = (*PLUGINS, *DECLARATIONS, *(("data", key) for key in FILES), *MODELS, *WEIGHTS)
 
 
 def distill(
@@ -31,14 +35,30 @@ def distill(
     """Train teacher and student by a recipe and export them, with `a.b=c` overrides on top.
 
     `recipe` is a name of the drawer or a path; by default "omniglot", or with `resume` the run's own. `run` defaults to
-    `runs/<recipe>-<time>`, or with `resume` to the newest run of that recipe. Raises `UserError` for a faulty recipe,
-    a directory that holds another run, and where torch is missing.
+    `runs/<recipe>-<time>`, or with `resume` to the newest run of that recipe. Where torchrun started several processes,
+    they train together, and the first of them makes the run. Raises `UserError` for a faulty recipe, a directory that
+    holds another run, and where torch is missing.
     """
     require_torch()
-    made = begin(recipe, overrides, directory(recipe, run, resume), resume)
+    from kd2edge.kd import ranks
+
+    path = directory(recipe, run, resume)
+    together = ranks.join()
+    made = begin(recipe, overrides, path, resume) if together.first else Run(path)
+    together.wait()
+    if not together.first:
+        follow(made)
+        return made
     with made.lock():
         train(made, progress or Silent())
     return made
+
+
+def follow(run: Run) -> None:
+    """Train with the first rank, which holds the run's lock and writes."""
+    from kd2edge.kd.distill import distill as training
+
+    training(run.recipe, run, Silent())
 
 
 def distill_seeds(
@@ -52,9 +72,11 @@ def distill_seeds(
     """`distill` a recipe `count` times into `run`/seed-N, whole runs with the recipe's seed and those that follow it.
 
     All are begun before any is trained, so that `resume` needs neither the recipe nor the overrides again. Raises
-    `UserError` as `distill` does.
+    `UserError` as `distill` does, and for several processes.
     """
     require_torch()
+    if torchrun.count() > 1:
+        raise UserError("Several processes train one run together.", "start each seed by itself: --set seed=N")
     begun_before = run.glob(f"seed-*/{runs.RECIPE}") if resume and recipe is None else ()
     first_of_them = min(begun_before, key=lambda path: int(path.parent.name.removeprefix("seed-")), default=None)
     source = recipe if first_of_them is None else str(first_of_them)
@@ -72,10 +94,12 @@ def distill_seeds(
 def directory(recipe: str | None, run: Path | None, resume: bool, seeds: bool = False) -> Path:
     """The directory that `distill`, or with `seeds` `distill_seeds`, will use.
 
-    Raises `UserError` when there is no run to resume.
+    Raises `UserError` when there is no run to resume, and where torchrun's processes would each name one by the time.
     """
     if run is not None:
         return run
+    if torchrun.count() > 1:
+        raise UserError("Several processes need one directory for the run.", "name it: --run DIR")
     name = Path(recipe or drawers.DEFAULT_RECIPE).stem
     if not resume:
         return RUNS / f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
@@ -136,7 +160,7 @@ def anchored(recipe: Recipe) -> Recipe:
 
 def _is_there(key: str, path: Path) -> bool:
     """Whether a value is the path of something, and no name that happens to be a file's: names have no suffix."""
-    if key == "path":
+    if key in FILES:
         return path.exists()
     suffixes = {"name": (".py",), "suite": (".yaml", ".yml"), "target": (".yaml", ".yml")}
     return path.is_file() and (path.suffix in suffixes[key] if key in suffixes else path.suffix != "")

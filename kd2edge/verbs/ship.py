@@ -7,6 +7,7 @@ from kd2edge import drawers
 from kd2edge.artifact import Artifact, open_artifact
 from kd2edge.edge.session import open_backend
 from kd2edge.errors import UserError
+from kd2edge.kd import torchrun
 from kd2edge.progress import Progress, Silent
 from kd2edge.report.model import Report, Verdict, read_report
 from kd2edge.run import Run
@@ -48,6 +49,8 @@ def ship(
     if not resume:
         require_torch()
     path = directory(recipe, run, resume)
+    if torchrun.count() > 1:
+        raise UserError("Several processes train together, and one ships.", "torchrun … distill, then ship --resume")
 
     def ready(declared: Recipe) -> None:
         _ready(Run(path), suite or declared.suite, target or declared.target)

@@ -8,6 +8,7 @@ from torch import nn
 from kd2edge.kd.companions import Companions, Company
 from kd2edge.kd.losses import kl
 from kd2edge.kd.method import Batch, Lesson, Losses, Method, Stage
+from kd2edge.kd.partial import sampled
 
 
 class KD(Method):
@@ -30,9 +31,10 @@ class KD(Method):
         yield Stage("student", learner, self.losses, frozen, taught_by=self.teacher, minimises=self.words())
 
     def losses(self, batch: Batch) -> Losses:
-        out, answers = self.student(batch.images), self.answers(batch)
-        return {
-            "ce": self.config.gamma * self.task.supervised(self.student, out, batch.labels),
-            "kl": self.config.alpha * kl(out.logits, answers.logits, self.config.tau),
-            **self.company(out, answers, batch.labels),
-        }
+        with sampled(batch.labels, self.student.head, self.teacher.head) as columns:
+            out, answers = self.student(batch.images), self.answers(batch)
+            return {
+                "ce": self.config.gamma * self.task.supervised(self.student, out, columns),
+                "kl": self.config.alpha * kl(out.logits, answers.logits, self.config.tau),
+                **self.company(out, answers, batch.labels),
+            }

@@ -14,4 +14,4 @@ class Plain(Method):
         yield Stage("student", self.student, self.losses, minimises="cross-entropy")
 
     def losses(self, batch: Batch) -> Losses:
-        return {"ce": self.task.supervised(self.student, self.student(batch.images), batch.labels)}
+        return {"ce": self.task.lesson(self.student, batch.images, batch.labels)}

@@ -79,7 +79,7 @@ class SHKD(Method):
 
     def losses(self, batch: Batch) -> Losses:
         """I1: cross-entropy of the teacher under the student's classifier."""
-        return {"ce": self.task.supervised(self.tailored, self.tailored(batch.images), batch.labels)}
+        return {"ce": self.task.lesson(self.tailored, batch.images, batch.labels)}
 
     def last_stage(self) -> Stage:
         return self.last.last_stage()

@@ -10,13 +10,14 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
-from torch import nn
+from torch import Tensor, nn
 
 from kd2edge.kd.companions import Companions, Company
 from kd2edge.kd.heads import MixedHead, start_from, worn
 from kd2edge.kd.losses import kl
 from kd2edge.kd.method import Batch, Lesson, Losses, Method, Stage
 from kd2edge.kd.net import Net, adapter, behind
+from kd2edge.kd.partial import sampled
 
 
 class THKD(Method):
@@ -70,18 +71,23 @@ class THKD(Method):
         )
 
     def losses(self, batch: Batch) -> Losses:
+        with sampled(batch.labels, self.student.head, self.teacher.head) as columns:
+            return self._terms(batch, columns)
+
+    def _terms(self, batch: Batch, columns: Tensor) -> Losses:
+        """The terms; `columns` [N] are the labels as columns of the logits."""
         out, answers, config = self.student(batch.images), self.answers(batch), self.config
         through = self.teacher.head(self.adapter(out.embedding))
         own, theirs = (1.0, config.beta) if self.mix is None else (1 - self.mix, self.mix)
         terms: Losses = {}
         if own:
-            terms["ce"] = own * config.gamma * self.task.supervised(self.student, out, batch.labels)
+            terms["ce"] = own * config.gamma * self.task.supervised(self.student, out, columns)
             terms["kl"] = own * config.alpha * kl(out.logits, answers.logits, config.tau)
         if self.mix is None:
             terms["kl_th"] = theirs * kl(through, answers.logits, config.tau)
         else:
-            margined = self.teacher.head.with_margin(through, batch.labels).float()
-            terms["ce_th"] = theirs * config.gamma * F.cross_entropy(margined, batch.labels)
+            margined = self.teacher.head.with_margin(through, columns).float()
+            terms["ce_th"] = theirs * config.gamma * F.cross_entropy(margined, columns)
             terms["kl_th"] = theirs * config.alpha * kl(through, answers.logits, config.tau)
         terms.update(self.company(out, answers, batch.labels))
         return terms

@@ -4,6 +4,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from kd2edge.kd.models._inverted_residual import bottleneck, conv
 from kd2edge.kd.models.resnet_cifar import initialise
 from kd2edge.kd.net import Backbone, Shape
 from kd2edge.shelves import PluginConfig
@@ -29,49 +30,27 @@ class MobileNetV2(Backbone):
     def __init__(self, config: Config, shape: Shape) -> None:
         super().__init__(config, shape)
         self.stride = config.stride
-        small, six = config.stride == 8, config.activation == "relu6"
+        small = config.stride == 8
+
+        def activation(channels: int) -> nn.Module:
+            return nn.ReLU6() if config.activation == "relu6" else nn.ReLU()
 
         def scaled(channels: float) -> int:
             return max(8, round(channels * config.multiplier / 8) * 8)
 
         width = scaled(32)
-        layers: list[nn.Module] = [_conv(shape.channels, width, 3, stride=1 if small else 2, six=six)]
+        layers: list[nn.Module] = [conv(shape.channels, width, 3, activation, stride=1 if small else 2)]
         for row, (expansion, channels, repeats, stride) in enumerate(ROWS):
             first = 1 if small and row == 1 else stride
             for position in range(repeats):
-                layers.append(_Bottleneck(width, scaled(channels), expansion, 1 if position else first, six))
+                step, hidden = 1 if position else first, width * expansion
+                layers.append(bottleneck(width, hidden, scaled(channels), step, activation, expands=expansion > 1))
                 width = scaled(channels)
         self.width = max(LAST, scaled(LAST))
-        layers.append(_conv(width, self.width, 1, six=six))
+        layers.append(conv(width, self.width, 1, activation))
         self.layers = nn.Sequential(*layers)
         initialise(self)
 
     def forward(self, images: Tensor) -> Tensor:
         out: Tensor = self.layers(images)
         return out
-
-
-class _Bottleneck(nn.Module):
-    def __init__(self, inputs: int, outputs: int, expansion: int, stride: int, six: bool) -> None:
-        super().__init__()
-        hidden = inputs * expansion
-        self.residual = stride == 1 and inputs == outputs
-        expanding = [_conv(inputs, hidden, 1, six=six)] if expansion > 1 else []
-        self.layers = nn.Sequential(
-            *expanding,
-            _conv(hidden, hidden, 3, stride=stride, groups=hidden, six=six),
-            nn.Conv2d(hidden, outputs, 1, bias=False),
-            nn.BatchNorm2d(outputs),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.layers(x)
-        return x + out if self.residual else out
-
-
-def _conv(inputs: int, outputs: int, kernel: int, *, stride: int = 1, groups: int = 1, six: bool) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU6() if six else nn.ReLU(),
-    )
