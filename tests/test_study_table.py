@@ -213,3 +213,23 @@ def test_the_table_is_one_for_the_terminal_markdown_and_programs() -> None:
     rows = [line.count("|") for line in text.splitlines() if line.startswith("|")]
     assert len(set(rows)) == 1
     assert Summary.model_validate(json.loads(summary.model_dump_json())) == summary
+
+
+def test_further_metrics_stand_in_a_table_of_their_own() -> None:
+    def measured(row: str, seed: int, value: float) -> Result:
+        made = result(row, seed, value)
+        eer = Number(value=100 - value, unit="%", better="lower")
+        return made.model_copy(
+            update={
+                "rows": tuple(each.model_copy(update={"numbers": {**each.numbers, "eer": eer}}) for each in made.rows)
+            }
+        )
+
+    results = {row: tuple(measured(row, seed, value) for seed, value in enumerate(FIGURES[row])) for row in FIGURES}
+    summary = summarize("s", study(also=["eer"]), found(results=results, teacher=measured("teacher", 0, 71.0)))
+    for told in (rendered(summary), markdown(summary)):
+        assert "35.00 ± 1.00" in told
+        assert "29.00" in told
+    assert "| row | EER % FP32 | EER % INT8 |" in markdown(summary)
+    assert "| kd | 35.00 ± 1.00 | 35.00 ± 1.00 |" in markdown(summary)
+    assert max(map(len, rendered(summary).splitlines())) <= 80

@@ -77,6 +77,7 @@ class Found(Section):
 class Line(Section):
     """A row of the table. `fp32` and `int8` are of the study's metric, over the seeds in `done`; `p50` is in ms.
 
+    `also` holds, by the name and unit of a further metric, the spreads of FP32 and INT8.
     `gap_closed` is in %, `over` in pooled standard deviations from the row that all are held against.
     """
 
@@ -88,6 +89,7 @@ class Line(Section):
     p50: dict[str, float] = Field(default_factory=dict)
     fp32: Spread | None = None
     int8: Spread | None = None
+    also: dict[str, tuple[Spread | None, Spread | None]] = Field(default_factory=dict)
     gap_closed: float | None = None
     over: float | None = None
     best: bool = False

@@ -35,6 +35,19 @@ def _cells(line: Line, metric: str, wanted: int, against: str) -> dict[str, str]
     }
 
 
+def further(summary: Summary) -> list[dict[str, str]]:
+    """The further metrics as text by column, the teacher's first; nothing where the study names none."""
+    lines = [line for line in (*([summary.teacher] if summary.teacher else []), *summary.lines) if line.done]
+    return [_further(line) for line in lines if line.also]
+
+
+def _further(line: Line) -> dict[str, str]:
+    cells = {"row": line.row}
+    for metric, (fp32, int8) in line.also.items():
+        cells |= {f"{metric} FP32": _spread(fp32), f"{metric} INT8": _spread(int8)}
+    return cells
+
+
 def notes(summary: Summary) -> list[str]:
     """What stands beneath: the conditions, what is missing, and the command."""
     return [*summary.conditions, *_left(summary), f"Made by: {summary.command}"]
@@ -58,16 +71,25 @@ def markdown(summary: Summary) -> str:
         mark = "**" if row["row"] in _best(summary) else ""
         cells = [cell if cell in ("", NONE) else f"{mark}{cell}{mark}" for cell in row.values()]
         lines.append([cells[0], about.get(row["row"], ""), *cells[1:]])
-    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", *(f"* {note}" for note in notes(summary))])
+    more = further(summary)
+    also = [list(more[0]), ["---"] * len(more[0]), *(list(row.values()) for row in more)] if more else []
+    told = [f"* {note}" for note in notes(summary)]
+    return "\n".join([*_piped(lines), "", *_piped(also), *([""] if also else []), *told])
+
+
+def _piped(lines: list[list[str]]) -> list[str]:
+    return [f"| {' | '.join(line)} |" for line in lines]
 
 
 def study_table(summary: Summary) -> RenderableType:
-    """The same for the terminal, in two tables that fit 80 columns: what it is worth, and what it costs."""
+    """The same for the terminal, in tables that fit 80 columns: what it is worth, by all metrics, and what it costs."""
     rows = grid(summary)
     worth = [name for name in rows[0] if name not in COST and (name != "no seed" or any(row[name] for row in rows))]
-    tables = [_table(rows, names, _best(summary)) for names in (worth, ["row", *COST])]
+    more = further(summary)
+    tables = [_table(rows, worth, _best(summary)), *([_table(more, list(more[0]), _best(summary))] if more else [])]
+    spaced = [part for table in (*tables, _table(rows, ["row", *COST], _best(summary))) for part in (table, Text(""))]
     told = [Text(note, style="dim") for note in notes(summary)]
-    return Group(Text(summary.about, style="bold"), Text(""), tables[0], Text(""), tables[1], Text(""), *told)
+    return Group(Text(summary.about, style="bold"), Text(""), *spaced, *told)
 
 
 def _table(rows: list[dict[str, str]], names: list[str], best: set[str]) -> Table:

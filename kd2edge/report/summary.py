@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kd2edge.report import figures
 from kd2edge.report.spread import Spread, distance, gap_closed, spread
 from kd2edge.report.study import Found, Line, Result, Summary
 from kd2edge.schema import Overrides, Study, StudyRow
@@ -62,6 +63,16 @@ def _figures(results: Sequence[Result], role: str, metric: str) -> dict[str, Any
     }
 
 
+def _also(study: Study, results: Sequence[Result], role: str) -> dict[str, tuple[Spread | None, Spread | None]]:
+    """The further metrics of a role and of the INT8 made of it, by the names that people read, units included."""
+    found = {}
+    for metric in study.also:
+        units = {number.unit for result in results if (number := result.number(role, metric))}
+        told = " ".join([figures.name(metric), *units])
+        found[told] = (spread(_values(results, role, metric)), spread(_values(results, "int8", metric)))
+    return found
+
+
 def _line(study: Study, row: str, found: Found) -> Line:
     results, stale = found.results.get(row, ()), found.stale.get(row, ())
     whole = [result for result in results if result.fault is None]
@@ -72,6 +83,7 @@ def _line(study: Study, row: str, found: Found) -> Line:
         settings=found.settings.get(row, {}),
         p50=found.p50.get(row, {}),
         int8=spread(_values(whole, "int8", study.metric)),
+        also=_also(study, whole, "fp32"),
         failed=tuple(result.seed for result in results if result.fault),
         stale=stale,
         missing=tuple(seed for seed in study.seeds if seed not in there),
@@ -82,8 +94,9 @@ def _line(study: Study, row: str, found: Found) -> Line:
 def _teacher(study: Study, found: Found) -> Line | None:
     if found.teacher is None:
         return None
-    figures = _figures([found.teacher], "teacher", study.metric)
-    return Line(row="teacher", about="the teacher", p50=found.p50.get("teacher", {}), **figures)
+    own = _figures([found.teacher], "teacher", study.metric)
+    also = _also(study, [found.teacher], "teacher")
+    return Line(row="teacher", about="the teacher", p50=found.p50.get("teacher", {}), also=also, **own)
 
 
 def _compared(line: Line, study: Study, lines: Mapping[str, Line], teacher: Line | None, better: str) -> Line:

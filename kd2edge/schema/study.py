@@ -39,7 +39,8 @@ class StudyRow(Section):
 class Study(Section):
     """One YAML of `benchmarks/studies/`: rows times seeds, each a run of a recipe with changes, in one table.
 
-    Rows are held `against` one of them, in FP32; where `judged` is int8, by their INT8.
+    Rows are held `against` one of them, in FP32; where `judged` is int8, by their INT8. `also` names further metrics,
+    told in a table of their own; nothing is chosen by them.
     """
 
     about: str
@@ -47,6 +48,7 @@ class Study(Section):
     set: Overrides = Field(default_factory=dict)
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
     metric: str
+    also: tuple[str, ...] = ()
     suite: str = "study"
     target: str = "onnx-cpu"
     against: str = "kd"

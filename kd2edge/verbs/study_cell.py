@@ -17,7 +17,8 @@ from kd2edge.verbs.cells import Cell, Plan, trains_alike
 from kd2edge.verbs.distill import anchored, train
 from kd2edge.verbs.ship import int8_run, quantized, trained
 
-KEPT_CONDITIONS = ("threads", "data", "classes", "genuine_pairs", "impostor_pairs", "thresholds")
+FACES = ("pairs", "pair_thresholds", "flip", "fp32_threshold", "fp32_pair_threshold", "subgroups")
+KEPT_CONDITIONS = ("threads", "data", "classes", "genuine_pairs", "impostor_pairs", "thresholds", *FACES)
 
 
 def work(plan: Plan, cell: Cell, progress: Progress) -> Result:
