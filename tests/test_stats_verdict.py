@@ -115,6 +115,11 @@ def test_images_at_even_chance_are_those_at_which_the_score_is_on_the_edge(
     assert needed is None or needed - 1 <= (edge or 0) * (1 + 1e-9) <= needed * (1 + 2e-9)
 
 
+def test_no_number_of_images_tells_a_drop_from_a_margin_beside_it() -> None:
+    assert drop_samples(0, 0, 200, 5e-324) is None
+    assert drop_samples(4, 2, 200, 0.01) is None
+
+
 def test_images_asked_for_decide_as_often_as_promised() -> None:
     random, runs = np.random.default_rng(1), 600
     for drop, right in ((0.0, "ship"), (0.02, "hold")):

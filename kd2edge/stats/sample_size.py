@@ -19,6 +19,7 @@ from kd2edge.stats.proportions import drop_score, null_variance
 
 POWER = 0.8
 HOPELESS = 10_000  # times as many samples
+NEAREST = 1e-12  # between two shares: what is nearer is on the bound, and its square may vanish
 
 
 def drop_samples(
@@ -31,6 +32,8 @@ def drop_samples(
     """
     drop_score(lost, won, n, margin)
     drop, reach, chance = (lost - won) / n, beyond(confidence), _chance(power)
+    if abs(margin - drop) < NEAREST:
+        return None
     on_bound = null_variance(lost, won, n, margin)
     observed = (lost + won) / n - drop**2
     return _times(n, reach * sqrt(on_bound / n) + chance * sqrt(max(0.0, observed) / n), abs(margin - drop))
