@@ -86,16 +86,21 @@ def test_other_classes_are_equally_likely() -> None:
     assert float((counts - expected).abs()[torch.arange(CLASSES) != 3].max()) < 5 * math.sqrt(expected / 2000)
 
 
-@pytest.mark.parametrize("teacher", ["arcface", "linear"])
-def test_kd_on_a_share_of_classes_is_kd_of_the_drawn_columns(teacher: str) -> None:
-    made, at = taught("kd", teacher=teacher, gamma=0.3, alpha=0.7, tau=2.0), batch()
+def drawn(made: Method, at: Batch) -> tuple[dict[str, float], torch.Tensor, np.ndarray, net.Out, net.Out]:
+    """The losses of a step, the classes it drew and the labels' places there, what both nets say to its images."""
     torch.manual_seed(SEED)
     terms = {name: term.item() for name, term in next(iter(made.stages())).losses(at).items()}
     torch.manual_seed(SEED)
     chosen = partial.choose(at.labels, CLASSES, 0.3)
     places = np.array([chosen.tolist().index(label) for label in at.labels.tolist()])
     with torch.no_grad():
-        student, answers = made.student(at.images), made.teacher(at.images)
+        return terms, chosen, places, made.student(at.images), made.teacher(at.images)
+
+
+@pytest.mark.parametrize("teacher", ["arcface", "linear"])
+def test_kd_on_a_share_of_classes_is_kd_of_the_drawn_columns(teacher: str) -> None:
+    made, at = taught("kd", teacher=teacher, gamma=0.3, alpha=0.7, tau=2.0), batch()
+    terms, chosen, places, student, answers = drawn(made, at)
     s = 32 * cosines(student.embedding, made.student.head.weight[chosen])
     t = answers.logits[:, chosen].double().numpy()
     expected = 0.3 * cross_entropy(with_arcface(s, places), places), 0.7 * divergence(s, t, 2.0)
@@ -104,13 +109,7 @@ def test_kd_on_a_share_of_classes_is_kd_of_the_drawn_columns(teacher: str) -> No
 
 def test_th_kd_asks_the_teachers_head_for_the_drawn_classes_too() -> None:
     made, at = taught("th_kd", form="paper", alpha_th=0.6, gamma=1.0, alpha=1.0), batch()
-    torch.manual_seed(SEED)
-    terms = {name: term.item() for name, term in next(iter(made.stages())).losses(at).items()}
-    torch.manual_seed(SEED)
-    chosen = partial.choose(at.labels, CLASSES, 0.3)
-    places = np.array([chosen.tolist().index(label) for label in at.labels.tolist()])
-    with torch.no_grad():
-        student, answers = made.student(at.images), made.teacher(at.images)
+    terms, chosen, places, student, answers = drawn(made, at)
     through = 32 * cosines(student.embedding, made.teacher.head.weight[chosen])
     t = 32 * cosines(answers.embedding, made.teacher.head.weight[chosen])
     assert terms["kl_th"] == pytest.approx(0.6 * divergence(through, t, 4.0), rel=1e-4)
