@@ -91,8 +91,8 @@ def _beneath(rows: list[Cell]) -> list[str]:
     found = sorted({f"{k} {v}" for cell in rows for k, v in cell.versions.items()})
     p50 = f"; FP32 takes {first.latency.p50_ms:.2f} ms" if first.latency else ""
     said = [
-        f"* {first.images:,} test images{p50}; {first.device.get('cpu')}, one thread of {first.device.get('cores')} cores "
-        f"(load {first.device.get('load')} while quantizing); {', '.join(found)}."
+        f"* {first.images:,} test images{p50}; {first.device.get('cpu')}, one thread of {first.device.get('cores')} "
+        f"cores (load {first.device.get('load')} while quantizing); {', '.join(found)}."
     ]
     said += [f"* {cell.about}: {cell.notes['macs_in_int8']:.1f} % of the multiplications in INT8, calibrator "
              f"{cell.notes['calibrator']}." for cell in rows if "macs_in_int8" in cell.notes]  # fmt: skip
