@@ -1,6 +1,7 @@
 """Face crops that are aligned and encoded already, one by one: decoded when read, refused if not as told."""
 
 import io
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ JPEG = b"\xff\xd8\xff"
 # Pillow decodes outside the interpreter's lock, and holds it for a quarter of a small image's time.
 THREADS = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 LEAST = 8  # images that are worth a thread
+UNASKED = 1 << 26  # bytes of a batch that are taken because a header claims a size
 
 
 class Aligned(Split):
@@ -43,20 +45,19 @@ class Aligned(Split):
 def read_all(pixels: Callable[[int], Images], index: Ints, shape: tuple[int, int, int]) -> Images:
     """`pixels` at each position of `index`, on up to `THREADS` threads: uint8 [B, *shape].
 
-    Memory is taken once the first image is decoded, never because a header claims a size.
+    More than `UNASKED` bytes of memory are taken once the first image is decoded, never because a header claims a size.
     """
     positions = index.tolist()
     if not positions:
         return np.empty((0, *shape), np.uint8)
-    first = pixels(positions[0])
+    first = pixels(positions[0]) if len(positions) * math.prod(shape) > UNASKED else None
     images = np.empty((len(positions), *shape), np.uint8)
-    images[0] = first
     threads = min(THREADS, len(positions) // LEAST)
-    rest = iter(range(1, len(positions)))  # whichever thread is free takes the next
+    rest = iter(range(len(positions)))  # whichever thread is free takes the next
 
     def fill() -> None:
         for place in rest:
-            images[place] = pixels(positions[place])
+            images[place] = pixels(positions[place]) if place or first is None else first
 
     if threads < 2:
         fill()
