@@ -11,12 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kd2edge.stats import (
+    RESAMPLES,
     Bootstrap,
     Interval,
     bootstrap,
+    enough,
     in_stretches,
     one_by_one,
     percentile,
+    percentile_change,
     percentile_ratio,
     resampled,
 )
@@ -127,6 +130,12 @@ def test_draws_that_do_not_reach_so_far_give_no_interval() -> None:
     assert [interval is None for interval in few] == [True, True, False]
 
 
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.99, 1 - 0.01 / 3])
+def test_enough_resamples_leave_draws_beyond_either_end(confidence: float) -> None:
+    assert enough(confidence) * (1 - confidence) / 2 >= 15.99
+    assert (enough(confidence) == RESAMPLES) == (confidence < 0.984)
+
+
 def test_faulty_requests_are_refused() -> None:
     with pytest.raises(ValueError, match="no spread"):
         bootstrap(mean_of(SKEWED[:1]), 1)
@@ -136,17 +145,22 @@ def test_faulty_requests_are_refused() -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 2**31), st.integers(2, 6), st.sampled_from([1, 10, 50, 90, 99.9, 100]))
-def test_a_resampled_ratio_is_that_of_the_stretches_repeated(seed: int, stretches: int, q: float) -> None:
+def test_a_resampled_ratio_or_change_is_that_of_the_stretches_repeated(seed: int, stretches: int, q: float) -> None:
     random = np.random.default_rng(seed)
     model, reference = (in_stretches(random.integers(1, 9, random.integers(6, 40)), stretches) for _ in range(2))
-    drawn = percentile_ratio(model, reference, q, resamples=40)
-    expected = [
-        percentile(np.concatenate([np.repeat(s, w) for s, w in zip(model, row, strict=True)]), q)
-        / percentile(np.concatenate([np.repeat(s, w) for s, w in zip(reference, row, strict=True)]), q)
-        for row in np.concatenate(list(resampled(stretches, 40)))
-    ]
-    assert drawn.draws == pytest.approx(np.sort(expected))
-    assert drawn.value == percentile(np.concatenate(model), q) / percentile(np.concatenate(reference), q)
+    ratio, change = (by(model, reference, q, resamples=40) for by in (percentile_ratio, percentile_change))
+    ours, theirs = (
+        np.array(
+            [
+                percentile(np.concatenate([np.repeat(s, w) for s, w in zip(side, row, strict=True)]), q)
+                for row in np.concatenate([np.ones((1, stretches), np.int64), *resampled(stretches, 40)])
+            ]
+        )
+        for side in (model, reference)
+    )
+    assert ratio.draws == pytest.approx(np.sort((ours / theirs)[1:]))
+    assert change.draws == pytest.approx(np.sort((ours - theirs)[1:]))
+    assert (ratio.value, change.value) == (ours[0] / theirs[0], ours[0] - theirs[0])
 
 
 def test_what_slows_both_models_down_widens_nothing() -> None:

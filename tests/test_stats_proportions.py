@@ -16,6 +16,7 @@ from kd2edge.stats import (
     early_stopping_estimate,
     early_stopping_minimum,
     mcnemar,
+    share_interval,
 )
 
 counts = st.integers(0, 400)
@@ -187,3 +188,13 @@ def test_faulty_requests_for_early_stopping_are_refused() -> None:
             early_stopping_minimum(q, over, confidence)
     with pytest.raises(ValueError, match="at least one sample"):
         early_stopping_estimate([], 90)
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.995])
+def test_wilsons_interval_of_a_share_is_scipys(confidence: float) -> None:
+    for right, n in ((0, 5), (3, 3), (7, 30), (9_876, 10_000)):
+        expected = binomtest(right, n).proportion_ci(confidence, method="wilson")
+        assert share_interval(right / n, n, confidence) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    for share, n in ((0.5, 0), (1.5, 3), (float("nan"), 3)):
+        with pytest.raises(ValueError, match="cannot be a share"):
+            share_interval(share, n)

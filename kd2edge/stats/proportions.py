@@ -18,6 +18,20 @@ from kd2edge.stats.percentiles import Interval
 HALVINGS = 50  # of an interval no longer than 2: to the precision of a double near 1
 
 
+def share_interval(share: float, n: int, confidence: float = 0.95) -> Interval:
+    """Wilson's score interval (JASA 22, 1927) of a proportion 0..1 that was observed in n independent images.
+
+    Raises `ValueError` for a share that cannot be, n < 1 or a confidence outside (0, 1).
+    """
+    if not (0 <= share <= 1 and n >= 1):
+        raise ValueError(f"{share} cannot be a share of {n} images")
+    squared = beyond(confidence) ** 2
+    spread = sqrt(squared * share * (1 - share) / n + (squared / (2 * n)) ** 2)
+    middle = share + squared / (2 * n)
+    low, high = ((middle + side * spread) / (1 + squared / n) for side in (-1, 1))
+    return max(0.0, low), min(1.0, high)
+
+
 def drop_score(lost: int, won: int, n: int, drop: float) -> float:
     """Tango's statistic: standard normal if the true drop is `drop`, -1 < drop < 1, and negative if it is less.
 

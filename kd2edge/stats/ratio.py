@@ -1,4 +1,4 @@
-"""How much faster one model is than another, of latencies taken in turns: the ratio of two percentiles.
+"""How much faster one model is than another, of latencies taken in turns: two percentiles' ratio or difference.
 
 Latencies are neither independent (a busy machine stays busy a while) nor normal. So whole stretches of time are what
 is resampled, those of both models together, as they fell upon the same machine: the block bootstrap with blocks that
@@ -43,12 +43,29 @@ def percentile_ratio(
     Percentiles are nearest ranks, of all samples together. Raises `ValueError` for fewer than two stretches, for
     stretches without a counterpart or samples, and where q is out of range or a sample is not above 0.
     """
+    over, under = _side_by_side(model, reference, q)
+    return bootstrap(lambda weights: over(weights) / under(weights), len(model), method, resamples, seed)
+
+
+def percentile_change(
+    model: Sequence[Samples],
+    reference: Sequence[Samples],
+    q: float = 50,
+    method: Method = "expanded",
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Bootstrap:
+    """The model's q-th percentile less the reference's, in the samples' unit; all else as in `percentile_ratio`."""
+    ours, theirs = _side_by_side(model, reference, q)
+    return bootstrap(lambda weights: ours(weights) - theirs(weights), len(model), method, resamples, seed)
+
+
+def _side_by_side(model: Sequence[Samples], reference: Sequence[Samples], q: float) -> tuple[Statistic, Statistic]:
     if len(model) != len(reference):
         raise ValueError(f"{len(model)} stretches of one model, {len(reference)} of the other")
     if not 0 < q <= 100:
         raise ValueError(f"a percentile lies in (0, 100], not at {q}")
-    over, under = _weighted_percentile(model, q), _weighted_percentile(reference, q)
-    return bootstrap(lambda weights: over(weights) / under(weights), len(model), method, resamples, seed)
+    return _weighted_percentile(model, q), _weighted_percentile(reference, q)
 
 
 def _weighted_percentile(stretches: Sequence[Samples], q: float) -> Statistic:

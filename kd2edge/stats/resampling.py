@@ -19,7 +19,7 @@ less uneven ones it is as it should be (`benchmarks/verdicts.py`).
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import sqrt
+from math import ceil, sqrt
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -127,6 +127,14 @@ def resampled(clusters: int, resamples: int = RESAMPLES, seed: int = 0) -> Itera
         rows = min(at_once, resamples - start)
         drawn = random.integers(clusters, size=(rows, clusters)) + clusters * np.arange(rows)[:, None]
         yield np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
+
+
+def enough(confidence: float) -> int:
+    """How many resamples an interval asks for: `RESAMPLES`, more where hardly any would lie beyond its ends.
+
+    Raises `ValueError` for a confidence outside (0, 1).
+    """
+    return max(RESAMPLES, ceil(4 * BEYOND / below(-beyond(confidence))))
 
 
 def one_by_one(statistic: Callable[[Counts], float]) -> Statistic:
