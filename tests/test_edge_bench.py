@@ -13,7 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 from kd2edge import artifact
 from kd2edge.artifact import Artifact
 from kd2edge.data import Images, InMemory, Ints, Source, Split
-from kd2edge.edge.bench import CHUNK, bench
+from kd2edge.edge import jobs, worker
+from kd2edge.edge.bench import bench
+from kd2edge.edge.decoded import CHUNK
 from kd2edge.edge.gate import judge
 from kd2edge.errors import UserError
 from kd2edge.report.model import Number, Report, read_report, write_json
@@ -133,6 +135,12 @@ def test_a_verification_bench(tmp_path: Path) -> None:
     assert rows["fp32"].conditions["data"]["images"] == CLASSES * EACH
     assert [share for _, share in told] == sorted(share for _, share in told)
     assert told[-1][1] == 1.0
+    for role in ("fp32", "int8"):
+        taken = rows[role].traces["latency_ms"]
+        assert len(taken) == 101
+        assert taken == sorted(taken)
+        assert taken[50] == rows[role].numbers["latency_p50"].value
+        assert "resumed" not in rows[role].conditions
     path = write_json(report, tmp_path / "report.json")
     assert read_report(path) == report
     assert json.loads(path.read_text())["device"]["cores"] >= 1
@@ -190,6 +198,8 @@ class Broken(Backend):
     def open(self, path, target):
         if path.stem == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
+        if path.stem == "nameless":
+            os.kill(os.getpid(), signal.SIGRTMIN + 3)
         if path.stem == "exits":
             os._exit(7)
         if path.stem == "raises":
@@ -206,7 +216,7 @@ def test_a_worker_that_dies_is_a_fault_of_its_row(tmp_path: Path) -> None:
     plugin.write_text(BROKEN_BACKEND)
     target = TARGET.model_copy(update={"backend": str(plugin)})
     roles = {"killed": "killed by SIGKILL", "exits": "status 7", "raises": "ValueError: the runtime broke"}
-    roles |= {"wanders": "first and on", "fp32": ""}
+    roles |= {"nameless": "killed by signal ", "wanders": "first and on", "fp32": ""}
     report = run([(role, linear(tmp_path / f"{role}.onnx", np.eye(64))) for role in roles], target)
     for row in report.rows:
         assert (roles[row.role] in row.faults[0]) if roles[row.role] else (row.faults == ())
@@ -220,6 +230,29 @@ def test_a_model_of_a_fixed_batch(tmp_path: Path) -> None:
     assert row.numbers["top1"].value == 100.0
     (alone,) = run([("fp32", fixed)], target).rows
     assert "takes [5, 1, 8, 8], it was given [1, 1, 8, 8]" in alone.faults[0]
+
+
+def test_several_files_take_turns_and_each_is_compared_with_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "run_job", worker.perform)
+    items = [(role, linear(tmp_path / f"{role}.onnx", classifier())) for role in ("a", "b", "c")]
+    told: list[str] = []
+    first, *others = run(items, progress=lambda text, share: told.append(text)).rows
+    turns = [text[0] for text in told if "latency" in text]
+    assert "".join(turns) == "abcabcabc"
+    assert [made.metric for made in first.comparisons] == []
+    for row in others:
+        (ratio,) = [made for made in row.comparisons if made.metric == "latency_p50"]
+        assert (ratio.kind, ratio.versus) == ("ratio", "a")
+        assert ratio.value == pytest.approx(
+            (row.numbers["latency_p50"].value or 0) / (first.numbers["latency_p50"].value or 1)
+        )
+        assert ratio.low is not None
+        assert ratio.high is not None
+        assert ratio.low <= ratio.value <= ratio.high
+        (equal,) = [made for made in row.comparisons if made.metric == "top1"]
+        assert equal.value == 0
 
 
 class Filling(InMemory):

@@ -62,6 +62,25 @@ def test_a_container_leaves_a_mark(tmp_path: Path, mark: str) -> None:
     assert devices.fingerprint(tmp_path)["container"] is True
 
 
+def test_what_slows_a_machine_and_is_not_the_machine(tmp_path: Path) -> None:
+    told = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54.15  Release Build\nGCC version: 12.2.0\n"
+    root = write(
+        tmp_path,
+        proc__driver__nvidia__version=told,
+        sys__devices__system__cpu__cpu0__cpufreq__scaling_max_freq="2100000\n",
+        etc__nv_tegra_release="# R36 (release), REVISION: 4.3\n",
+        var__lib__nvpmodel__status="pmode:0002\n",
+    )
+    seen = devices.fingerprint(root)
+    assert (seen["driver"], seen["max_mhz"]) == ("550.54.15", 2100)
+    assert (seen["l4t"], seen["power_mode"]) == ("# R36 (release), REVISION: 4.3", "pmode:0002")
+    assert devices.difference(seen, {**seen, "driver": "1", "max_mhz": 1, "power_mode": None}) is None
+    odd = write(tmp_path, proc__driver__nvidia__version="a driver\n", **{
+        "sys__devices__system__cpu__cpu0__cpufreq__scaling_max_freq": "<unknown>\n"
+    })  # fmt: skip
+    assert (devices.fingerprint(odd)["driver"], devices.fingerprint(odd)["max_mhz"]) == ("a driver", None)
+
+
 def test_a_silent_machine(tmp_path: Path) -> None:
     seen = devices.fingerprint(tmp_path)
     assert (seen["memory_mib"], seen["load"], seen["board"], seen["gpus"]) == (None, None, None, [])

@@ -12,8 +12,10 @@ METRICS = {
     *("top1", "top5", "agreement_with_fp32", "top1_over_chance", "tar_over_far", "integer_range"),
     *("pair_accuracy", "pair_tar@1e-2", "pair_tar@1e-3", "pair_val@1e-3", "subgroup_tar", "subgroup_tar_drop"),
     *("nearest_tar@1e-4", "nearest_tar@1e-5", "tar@1e-5", "tpir@1e-1", "tpir@1e-2", "rank1"),
+    *("ece", "brier", "nll", "worst_class_drop", "top1_corrupted", "corruption_drop"),
     *("far_at_fp32_threshold", "frr_at_fp32_threshold", "pair_far_at_fp32_threshold", "pair_frr_at_fp32_threshold"),
     *("latency_p50", "latency_p90", "latency_p99", "latency_mean", "throughput", "size", "peak_memory"),
+    *("single_stream_p90", "multi_stream_p99", "server_qps", "server_p99", "offline_throughput", "cold_start"),
 }
 
 

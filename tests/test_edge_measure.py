@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kd2edge.edge.fake import FakeSession
-from kd2edge.edge.measure import Samples, measure, summary
+from kd2edge.edge.measure import Samples, measure, summary, trace
 from kd2edge.errors import UserError
 from kd2edge.schema import Latency
 
@@ -93,6 +93,13 @@ def test_a_percentile_is_not_claimed_from_too_few_samples(n: int, claimed: set[s
     percentiles = [name for name in numbers if name.startswith("latency_p")]
     assert {name for name in percentiles if numbers[name].usable} == claimed
     assert numbers["latency_p99"].note == f"a p99 needs 662 samples, there are {n}"
+
+
+def test_a_trace_is_the_nearest_ranks_from_the_fastest_to_the_slowest() -> None:
+    hundred = np.random.default_rng(0).permutation(np.arange(1, 101))
+    assert trace([milliseconds(*hundred[:30]), milliseconds(*hundred[30:])]) == [1.0, *map(float, range(1, 101))]
+    few = trace([milliseconds(3.0, 1.0), milliseconds(2.0)])
+    assert few == [1.0] * 34 + [2.0] * 33 + [3.0] * 34  # the ceil(3 q / 100)-th of three, the first at 0
 
 
 def test_662_samples_are_enough_for_a_p99() -> None:

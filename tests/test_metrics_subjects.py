@@ -1,17 +1,20 @@
 """Intervals of listed pairs against other draws of subjects, and the weighted metrics against pairs repeated."""
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from kd2edge.metrics import (
     Folds,
+    PairWeights,
+    WeightedRates,
     WeightedTar,
     accepted_at,
     accepted_by_group,
     cosines,
     distances,
-    intervals,
     verify_pairs,
 )
 
@@ -35,6 +38,14 @@ def world(seed: int, subjects: int = 150, each: int = 6) -> tuple[Doubles, Bools
     return distances(embeddings.astype(np.float32), pairs), np.tile([True, False], len(genuine)), labels[pairs]
 
 
+def interval(statistic: Callable[[Doubles], float], subjects: Ints) -> tuple[float, float]:
+    """The middle 95 % of a statistic of the pairs' weights, over 1,000 draws of the subjects."""
+    spread, random = PairWeights(subjects), np.random.default_rng(0)
+    draws = random.multinomial(spread.people, np.full(spread.people, 1 / spread.people), 1000)
+    low, high = np.quantile([statistic(spread(weights)) for weights in draws], [0.025, 0.975])
+    return float(low), float(high)
+
+
 def test_an_interval_is_no_narrower_than_other_subjects_scatter() -> None:
     """The standard error of accuracy over 100 fresh worlds, against the mean width of the intervals of a few.
 
@@ -45,7 +56,7 @@ def test_an_interval_is_no_narrower_than_other_subjects_scatter() -> None:
     for seed in range(4):
         squared, same, subjects = world(seed)
         folds = Folds(squared, same, 10)
-        low, high = intervals(lambda weights: np.array([folds.accuracies(weights).mean()]), subjects)[:, 0]  # noqa: B023
+        low, high = interval(lambda weights: float(folds.accuracies(weights).mean()), subjects)  # noqa: B023
         assert low < folds.accuracies().mean() < high
         widths.append(high - low)
     assert 0.85 < np.mean(widths) / (2 * 1.96 * scatter) < 1.75
@@ -55,24 +66,14 @@ def test_pairs_that_share_subjects_give_wider_intervals_than_independent_ones() 
     """Each subject's pairs are all right or all wrong: 40 subjects in 400 pairs are worth 40 pairs, not 400."""
     subjects = np.repeat(np.arange(40), 10)[:, None].repeat(2, 1)
     right = np.repeat(np.arange(40) < 30, 10).astype(float)
-    low, high = intervals(lambda weights: np.array([(weights * right).sum() / weights.sum()]), subjects)[:, 0]
+    low, high = interval(lambda weights: float((weights * right).sum() / weights.sum()), subjects)
     assert high - low == pytest.approx(2 * 1.96 * np.sqrt(0.75 * 0.25 / 40), rel=0.1)
 
 
 def test_a_pair_counts_as_often_as_the_product_of_its_subjects() -> None:
-    seen: list[Doubles] = []
-    subjects = np.array([[0, 0], [1, 1], [2, 2], [0, 1], [1, 2]])
-
-    def watch(weights: Doubles) -> Doubles:
-        seen.append(weights)
-        return weights[:1]
-
-    intervals(watch, subjects)
-    drawn = np.array(seen)
-    assert len(drawn) == 1000
-    assert (drawn[:, :3].sum(1) == 3).all()
-    np.testing.assert_array_equal(drawn[:, 3], drawn[:, 0] * drawn[:, 1])
-    np.testing.assert_array_equal(drawn[:, 4], drawn[:, 1] * drawn[:, 2])
+    weights = PairWeights(np.array([[7, 7], [5, 7], [9, 9], [9, 5]]))
+    assert weights.people == 3
+    assert weights(np.array([2, 3, 0])).tolist() == [3, 6, 0, 0]  # of 5, of 7 and of 9
 
 
 @pytest.mark.parametrize("far", [0.5, 0.1, 0.03])
@@ -86,12 +87,20 @@ def test_a_weighted_tar_is_that_of_repeated_pairs(far: float) -> None:
         assert WeightedTar(scores, same, far)(weights.astype(float)) == expected
 
 
-def test_without_pairs_that_weigh_anything_there_is_no_interval() -> None:
+def test_without_pairs_that_weigh_anything_there_is_no_rate() -> None:
     scores, same = np.array([0.9, 0.1]), np.array([True, False])
     assert np.isnan(WeightedTar(scores, same, 0.5)(np.array([0.0, 1.0])))
-    found = intervals(lambda weights: np.array([np.nan, weights.sum()]), np.array([[0, 0], [0, 1]]))
-    assert np.isnan(found[:, 0]).all()
-    assert np.isfinite(found[:, 1]).all()
+    assert np.isnan(WeightedRates(0.5, scores, same).frr(np.array([0.0, 1.0])))
+    assert np.isnan(WeightedRates(0.5, scores, same).far(np.array([1.0, 0.0])))
+
+
+def test_weighted_rates_are_those_of_repeated_pairs() -> None:
+    random = np.random.default_rng(5)
+    scores, same, weights = random.integers(0, 9, 60) / 9, random.random(60) < 0.5, random.integers(0, 4, 60)
+    many = np.repeat(np.arange(60), weights)
+    found, expected = WeightedRates(5 / 9, scores, same), accepted_at(5 / 9, scores[many], same[many])
+    assert found.far(weights.astype(float)) == pytest.approx(expected.far)
+    assert found.frr(weights.astype(float)) == pytest.approx(1 - expected.tar)
 
 
 def test_a_frozen_threshold_by_hand_and_by_group() -> None:

@@ -12,7 +12,7 @@ from sklearn.metrics import roc_curve
 
 from kd2edge.data import Templates
 from kd2edge.errors import UserError
-from kd2edge.metrics import IJB_FARS, Pooling, judge_templates, pair_scores, pool, roc_at, verify_pairs
+from kd2edge.metrics import IJB_FARS, Pooling, judge_templates, pair_scores, pool, roc_at, template_tars, verify_pairs
 from kd2edge.metrics import _clusters as clusters
 from kd2edge.metrics import roc as roc_module
 from kd2edge.metrics import templates as module
@@ -144,10 +144,14 @@ def test_a_release_is_judged_as_a_whole() -> None:
     result = judge_templates(embeddings, protocol, FARS)
     assert result.roc.tar == pytest.approx(verify_pairs(scores, protocol.same, FARS).tar, nan_ok=True)
     assert result.resampled == "subjects"
-    for far in FARS:
-        interval = result.intervals[far]
-        assert (interval is None) == isnan(result.roc.tar[far])
-        assert interval is None or interval[0] <= result.roc.tar[far] <= interval[1]
+    assert result.tars.clusters == 20
+    assert result.tars.fars == tuple(far for far in FARS if not isnan(result.roc.tar[far]))
+    for far in result.tars.fars:  # how many impostors there are is by its first order exact where all weigh the same
+        assert result.tars(far, np.ones((1, 20), np.int64))[0] == result.roc.tar[far]
+    tars, resampled = template_tars(embeddings, protocol, FARS)
+    drawn = np.random.default_rng(0).multinomial(20, np.full(20, 0.05), 5)
+    assert (tars(0.1, drawn) == result.tars(0.1, drawn)).all()
+    assert resampled == "subjects"
     first, second = result.galleries["G1"], result.galleries["G2"]
     assert first.mated == second.unmated == 20
     assert result.identification is not None
@@ -178,33 +182,30 @@ def tar_by_counting(scores: Floats, same: Bools, weights: npt.NDArray[np.int64],
     return float(np.mean(right > threshold)) if len(right) else 0.0
 
 
-def test_intervals_are_those_of_resampled_clusters_counted_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clusters, "RESAMPLES", 60)
+def test_a_draw_of_clusters_is_counted_out() -> None:
     random = np.random.default_rng(3)
     left, right = random.integers(0, 25, 900), random.integers(0, 25, 900)
     same = left == right
     scores = (random.normal(size=900) + 2 * same).astype(np.float32)
-    found = clusters.tar_intervals(scores, same, left, right, (0.02, 0.1, 1e-4))
+    found = clusters.ClusterTar(scores, same, left, right, (0.02, 0.1, 1e-4))
+    assert (found.clusters, found.fars) == (25, (0.02, 0.1))
     degree = np.bincount(left[~same], minlength=25) + np.bincount(right[~same], minlength=25)
-    replay, tars = np.random.default_rng(0), []
-    for _ in range(60):
-        drawn = replay.multinomial(25, np.full(25, 1 / 25))
+    draws = random.multinomial(25, np.full(25, 1 / 25), 60)
+    for drawn, tar in zip(draws, found(0.02, draws), strict=True):
         weights = np.where(same, drawn[left], drawn[left] * drawn[right])
-        tars.append(tar_by_counting(scores, same, weights, 0.02, int(drawn @ degree) - int((~same).sum())))
-    assert found[0.02] == pytest.approx(np.quantile(tars, [0.025, 0.975]))
-    assert found[1e-4] is None
+        assert tar == tar_by_counting(scores, same, weights, 0.02, int(drawn @ degree) - int((~same).sum()))
 
 
-def test_intervals_of_a_thinned_tail_are_nearly_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_draws_of_a_thinned_tail_are_nearly_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(4)
     left, right = random.integers(0, 300, 60_000), random.integers(0, 300, 60_000)
     same = left == right
     scores = (random.normal(size=60_000) + 2 * same).astype(np.float32)
-    monkeypatch.setattr(clusters, "RESAMPLES", 200)
-    whole = clusters.tar_intervals(scores, same, left, right, (0.05,))[0.05]
+    draws = random.multinomial(300, np.full(300, 1 / 300), 200)
+    whole = clusters.ClusterTar(scores, same, left, right, (0.05,))(0.05, draws)
     monkeypatch.setattr(clusters, "KEPT", 6_000)
-    thinned = clusters.tar_intervals(scores, same, left, right, (0.05,))[0.05]
-    assert thinned == pytest.approx(whole, abs=0.03)
+    thinned = clusters.ClusterTar(scores, same, left, right, (0.05,))(0.05, draws)
+    assert np.quantile(thinned, [0.025, 0.975]) == pytest.approx(np.quantile(whole, [0.025, 0.975]), abs=0.03)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -236,6 +236,8 @@ def test_two_files_of_one_role_are_told_apart_by_name(tmp_path: Path, images: Pa
     assert [row.role for row in report.rows] == ["fp32", "other"]
     assert [row.faults for row in report.rows] == [(), ()]
     assert gate(tmp_path / "r.json").verdict == "hold"  # there is no int8 row to judge
+    bench([one], suite, data=images, out=tmp_path / "r.json")
+    assert not (tmp_path / "verdict.json").exists()  # which was on the report before
 
 
 def test_a_single_embedding_and_several(tmp_path: Path, images: Path) -> None:

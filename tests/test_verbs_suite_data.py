@@ -18,7 +18,7 @@ from kd2edge import artifact, drawers
 from kd2edge import run as runs
 from kd2edge.artifact import manifest_path, open_artifact
 from kd2edge.cli import app
-from kd2edge.edge import trial, worker
+from kd2edge.edge import jobs, worker
 from kd2edge.edge.operating import stored
 from kd2edge.errors import UserError
 from kd2edge.run import Run
@@ -39,7 +39,7 @@ SHARED = Preprocessing(size=(SIDE, SIDE), channels=3, color="RGB", mean=(0.5,) *
 
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial, "run_job", worker.perform)
+    monkeypatch.setattr(jobs, "run_job", worker.perform)
 
 
 def lfw(folder: Path) -> Path:
@@ -258,5 +258,5 @@ def test_the_command_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     (row,) = json.loads(done.stdout.splitlines()[-1])["rows"]
-    assert row["numbers"]["pair_accuracy"]["note"].endswith("1,000 resamples of 20 subjects")
+    assert row["numbers"]["pair_accuracy"]["note"].endswith("2,000 resamples of 20 subjects")
     assert row["numbers"]["eer"]["value"] is not None

@@ -46,6 +46,7 @@ def test_every_source_file_and_what_goes_with_it(contents: set[str]) -> None:
     package = ROOT / "kd2edge"
     sources = {str(path.relative_to(ROOT)) for path in package.rglob("*.py")}
     beside = {"py.typed", "report/page.html", "data/_omniglot/omniglot.npz", "data/_omniglot/LICENSE"}
+    beside |= {"report/page.css", "report/parts/verdict.html", "report/history.html", "report/pareto.html"}
     beside |= {"kd/teachers/omniglot.safetensors", "kd/teachers/omniglot.ledger.jsonl"}
     assert contents >= sources | {f"kd2edge/{name}" for name in beside}
     assert not [name for name in contents if "__pycache__" in name]

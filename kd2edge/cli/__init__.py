@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from kd2edge import __version__
-from kd2edge.cli import contents, printing, quantization
+from kd2edge.cli import comparing, contents, judging, printing, quantization
 from kd2edge.cli.options import (
     Data,
     Json,
@@ -25,11 +25,13 @@ from kd2edge.cli.options import (
     TestData,
 )
 from kd2edge.cli.outcome import Verb
+from kd2edge.cli.root import Root
 from kd2edge.cli.terminal import Terminal
 from kd2edge.errors import Exit
 
 app = typer.Typer(
     name="kd2edge",
+    cls=Root,
     help="Distil, quantize, export and judge small vision models for the edge.",
     add_completion=False,
     no_args_is_help=True,
@@ -159,6 +161,9 @@ def bench(
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The report [RUN/report.json].")] = None,
     preprocess: Preprocess = None,
     task: Task = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="In a fraction of the time; speed then decides nothing.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Measure accuracy, latency, size: a report, a page."""
@@ -166,27 +171,16 @@ def bench(
     from kd2edge.verbs.bench import bench as verb
 
     terminal: Terminal = ctx.obj
-    report = verb(sources, suite, target, data, out, preprocess, task, terminal)
+    given = {"suite": suite, "target": target, "data": data, "out": out, "preprocess": preprocess, "task": task}
+    terminal.resume = printing.again("bench", *sources, **given, quick=quick)
+    report = verb(sources, suite, target, data, out, preprocess, task, terminal, quick)
     terminal.show(report_table(report))
     terminal.answer(report.model_dump(mode="json"))
 
 
-@app.command(cls=Verb)
-def gate(
-    ctx: typer.Context,
-    source: Annotated[Path, typer.Argument(metavar="RUN|REPORT")],
-    baseline: Annotated[Path | None, typer.Option("--baseline", help="A report (or run) to hold it against.")] = None,
-    json: Json = False,
-) -> None:
-    """Judge a report: exit 0 ship, 1 hold, 3 undecided."""
-    from kd2edge.report.table import verdict_table
-    from kd2edge.verbs.gate import gate as verb
-
-    terminal: Terminal = ctx.obj
-    verdict = verb(source, baseline, terminal)
-    terminal.show(verdict_table(verdict))
-    terminal.answer(verdict.model_dump(mode="json"))
-    raise typer.Exit(printing.exit_code(verdict))
+app.command(cls=Verb)(judging.gate)
+app.command(cls=Verb)(comparing.compare)
+app.command(cls=Verb)(comparing.history)
 
 
 @app.command(cls=Verb)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kd2edge import shelves
+from kd2edge.data._corruptions import corrupt
 from kd2edge.data._images import Images, decode, decoder_name, normalize
 from kd2edge.data._protocols import PairList, Protocol, Templates
 from kd2edge.errors import UserError
@@ -31,6 +32,7 @@ __all__ = [
     "Source",
     "Split",
     "Templates",
+    "corrupt",
     "decode",
     "decoder_name",
     "normalize",
@@ -77,9 +79,13 @@ class InMemory(Split):
 
 
 class Source(ABC):
-    """A data set. `Config` is its section of a recipe, without the `name`."""
+    """A data set. `Config` is its section of a recipe, without the `name`.
+
+    Images of a `personal` one show people's faces: no report carries any, whatever its suite says.
+    """
 
     Config: ClassVar[type[PluginConfig]]
+    personal: ClassVar[bool] = False
 
     @abstractmethod
     def __init__(self, config: Any) -> None:

@@ -24,6 +24,8 @@ EVERY = 8  # of the people with two images or more, held out
 class Faces(Source):
     """Splits: train of the `.rec`, test of the `.bin`, and with `holdout` every eighth person seen twice as val."""
 
+    personal = True
+
     class Config(PluginConfig):
         """`train` is the folder of the three files, `test` the `.bin` and `names` its list, `Person/file` a line.
 

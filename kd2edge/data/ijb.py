@@ -72,6 +72,8 @@ class TemplateImages(Aligned):
 class Ijb(Source):
     """The split "test" only, judged by its templates."""
 
+    personal = True
+
     class Config(PluginConfig):
         """`path` is the folder with `loose_crop/` and `meta/`; `mean` and `std` are in units of pixel / 255."""
 

@@ -44,6 +44,8 @@ class Faces(Aligned):
 class InsightfaceBin(Source):
     """The split "test" only: a list of pairs is for judging."""
 
+    personal = True
+
     class Config(PluginConfig):
         """`path` is the `.bin`, `names` a text file with one line an image, in its order: `Person/file`.
 

@@ -26,6 +26,8 @@ STRANGERS = 1 << 20  # people that a set may have however few its images are: 75
 class InsightfaceRec(Source):
     """The split "train" only: who is asked for in other sets is a matter of their own files."""
 
+    personal = True
+
     class Config(PluginConfig):
         """`path` is the folder of the three files; `mean` and `std` are in units of pixel / 255."""
 

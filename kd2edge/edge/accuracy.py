@@ -4,23 +4,29 @@ Both are computed from arrays that a back end returned; the model that was train
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from kd2edge import stats
 from kd2edge.data import Split, Templates
 from kd2edge.edge import listed, templated
+from kd2edge.edge.clustered import subjects_of, tar, within
 from kd2edge.edge.operating import OPERATING_FAR, power
 from kd2edge.edge.session import Floats
 from kd2edge.errors import UserError
 from kd2edge.metrics import FARS, one_shot, predictions, topk, verify
 from kd2edge.report.model import Number
 
-Z95 = 1.959964
 
-
-def score(outputs: Floats, split: Split, output: str) -> tuple[dict[str, Number], dict[str, Any]]:
+def score(
+    outputs: Floats, split: Split, output: str, confidence: float = 0.95, fars: Sequence[float] = ()
+) -> tuple[dict[str, Number], dict[str, Any]]:
     """Numbers and conditions of float32 [N, D] outputs, which are "logits" or an "embedding", over a whole split.
+
+    Intervals are of that confidence. Over all pairs they take a second or more for each FAR, so that only the TARs at
+    `fars` have them.
 
     An embedding is judged by all pairs where it is known who is who, by a list of pairs where the split has one, and by
     templates alone where it has those.
@@ -32,10 +38,12 @@ def score(outputs: Floats, split: Split, output: str) -> tuple[dict[str, Number]
     """
     if not np.isfinite(outputs).all():
         raise UserError("Its outputs hold NaN or infinite values.", "look at its precision and its inputs")
-    return _classification(outputs, split) if output == "logits" else _embedding(outputs, split)
+    if output == "logits":
+        return _classification(outputs, split, confidence)
+    return _embedding(outputs, split, confidence, fars)
 
 
-def agreement(outputs: Floats, reference: Floats, output: str) -> dict[str, Number]:
+def agreement(outputs: Floats, reference: Floats, output: str, confidence: float = 0.95) -> dict[str, Number]:
     """How near outputs come to those of the FP32 file on the same images; both float32 [N, D].
 
     Mean cosine of embeddings, or the share of equal predictions in % of logits. Raises `UserError` where D differs.
@@ -44,38 +52,45 @@ def agreement(outputs: Floats, reference: Floats, output: str) -> dict[str, Numb
         raise UserError(f"Its outputs are {outputs.shape}, those of fp32 {reference.shape}: they do not compare.")
     if output == "logits":
         equal = predictions(outputs) == predictions(reference)
-        return {"agreement_with_fp32": _share(float(equal.mean()), len(equal))}
+        return {"agreement_with_fp32": _share(float(equal.mean()), len(equal), confidence)}
     norms = np.linalg.norm(outputs, axis=1) * np.linalg.norm(reference, axis=1)
     cosines = np.einsum("nd,nd->n", outputs, reference) / norms
     number = Number(value=float(cosines.mean()), unit="", n=len(cosines), better="higher")
     return {"cosine_to_fp32": number}
 
 
-def _classification(logits: Floats, split: Split) -> tuple[dict[str, Number], dict[str, Any]]:
+def _classification(logits: Floats, split: Split, confidence: float) -> tuple[dict[str, Number], dict[str, Any]]:
     classes = len(split.classes)
     if logits.shape[1] != classes:
         raise UserError(f"It has {logits.shape[1]} outputs where the data has {classes} classes.")
     ks = (1, 5) if classes >= 10 else (1,)
     shares = topk(logits, split.labels, ks)
-    numbers = {f"top{k}": _share(shares[k], len(logits)) for k in ks}
+    numbers = {f"top{k}": _share(shares[k], len(logits), confidence) for k in ks}
     return numbers | {"top1_over_chance": _times(numbers["top1"], 100 / classes)}, {"classes": classes}
 
 
-def _embedding(embeddings: Floats, split: Split) -> tuple[dict[str, Number], dict[str, Any]]:
+def _embedding(
+    embeddings: Floats, split: Split, confidence: float, fars: Sequence[float]
+) -> tuple[dict[str, Number], dict[str, Any]]:
     protocol = split.protocol
     if isinstance(protocol, Templates):
-        numbers, conditions = templated.score(embeddings, protocol)
+        numbers, conditions = templated.score(embeddings, protocol, confidence)
         return numbers, conditions | ({"flip": True} if protocol.flip else {})
     if protocol is None:
-        return _all_pairs(embeddings, split)
-    numbers, conditions = _all_pairs(embeddings, split) if split.classes else ({}, {})
-    more, told = listed.score(embeddings, protocol, split.labels[protocol.pairs] if split.classes else None)
+        return _all_pairs(embeddings, split, confidence, fars)
+    numbers, conditions = _all_pairs(embeddings, split, confidence, fars) if split.classes else ({}, {})
+    more, told = listed.score(embeddings, protocol, subjects_of(split), confidence)
     return numbers | more, conditions | told | ({"flip": True} if protocol.flip else {})
 
 
-def _all_pairs(embeddings: Floats, split: Split) -> tuple[dict[str, Number], dict[str, Any]]:
-    found = verify(embeddings, split.labels, FARS)
-    numbers = {f"tar@{power(far)}": _tar(found.tar[far], far, found.genuine, found.impostor) for far in FARS}
+def _all_pairs(
+    embeddings: Floats, split: Split, confidence: float, fars: Sequence[float]
+) -> tuple[dict[str, Number], dict[str, Any]]:
+    found = verify(embeddings, split.labels, tuple(sorted({*FARS, *fars}, reverse=True)))
+    numbers = {f"tar@{power(far)}": _tar(value, far, found.genuine, found.impostor) for far, value in found.tar.items()}
+    for far, spread in tar(embeddings, split.labels, tuple(fars)).items():
+        interval, how = spread.interval(confidence)
+        numbers[f"tar@{power(far)}"] = within(numbers[f"tar@{power(far)}"], interval, how)
     numbers["eer"] = Number(value=100 * found.eer, unit="%", n=found.genuine + found.impostor, better="lower")
     numbers["tar_over_far"] = _times(numbers[f"tar@{power(OPERATING_FAR)}"], 100 * OPERATING_FAR)
     if {"alphabet", "writer"} <= set(split.groups):
@@ -86,11 +101,11 @@ def _all_pairs(embeddings: Floats, split: Split) -> tuple[dict[str, Number], dic
 
 
 def _tar(value: float, far: float, genuine: int, impostor: int) -> Number:
-    """A TAR in percent of the genuine pairs, without an interval: pairs that share an image are not independent."""
+    """A TAR in percent of the genuine pairs."""
     if math.isnan(value):
         note = f"a FAR of {power(far)} needs more than the {impostor} impostor pairs there are"
         return Number(value=None, unit="%", n=genuine, better="higher", note=note)
-    return Number(value=100 * value, unit="%", n=genuine, better="higher")
+    return Number(value=100 * value, unit="%", n=genuine, better="higher", note="no interval: no rule asks for it")
 
 
 def _times(number: Number, chance: float) -> Number:
@@ -99,8 +114,7 @@ def _times(number: Number, chance: float) -> Number:
     return number.model_copy(update={"value": value, "low": low, "high": high, "unit": "x"})
 
 
-def _share(share: float, n: int) -> Number:
-    """A share of n independent images in percent, with Wilson's 95 % interval (JASA 22, 1927)."""
-    spread = Z95 * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
-    low, high = ((share + Z95**2 / (2 * n) + sign * spread) / (1 + Z95**2 / n) for sign in (-1, 1))
+def _share(share: float, n: int, confidence: float) -> Number:
+    """A share of n independent images in percent, with Wilson's interval."""
+    low, high = stats.share_interval(share, n, confidence)
     return Number(value=100 * share, unit="%", n=n, low=100 * low, high=100 * high, better="higher")

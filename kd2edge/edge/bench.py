@@ -1,32 +1,32 @@
 """Suite × artefacts → report: accuracy of every file on the whole split, then latency, each in a process of its own.
 
 Latency is measured in three rounds of fresh processes that take turns (A B C A B C ...), so that a machine which
-slows down or wakes up during the bench does so for every row, and INT8 is compared with FP32 fairly.
+slows down or wakes up during the bench does so for every row, and INT8 is compared with FP32 fairly. So a round that an
+interruption broke off is taken anew by all rows, while whatever else was finished is kept.
 """
 
-import hashlib
 import math
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from contextlib import nullcontext
 from typing import Any
 
-import numpy as np
-
 from kd2edge.artifact import Artifact
-from kd2edge.data import PairList, Source, Split, Templates
-from kd2edge.edge import devices
+from kd2edge.data import Source, Split
+from kd2edge.edge import asked, devices
+from kd2edge.edge.comparisons import Measured, comparisons
+from kd2edge.edge.decoded import decode
+from kd2edge.edge.depth import look_into, refuse_unfit
+from kd2edge.edge.in_use import measure_in_use
+from kd2edge.edge.kept import IMAGES, Kept, kept_for_now
 from kd2edge.edge.operating import stored
 from kd2edge.edge.session import Backend, open_backend
-from kd2edge.edge.trial import IMAGES, Trial
+from kd2edge.edge.trial import Trial
 from kd2edge.errors import UserError
-from kd2edge.files import disk_fault
-from kd2edge.report.model import Number, Report, Row
+from kd2edge.report.model import Number, Regression, Report, Row
 from kd2edge.schema import Latency, Suite, Target
 
 ROUNDS = 3
-CHUNK = 256
 REFERENCE = "fp32"
 
 Progress = Callable[[str, float], None]
@@ -44,28 +44,39 @@ def bench(
     extra_numbers: Mapping[str, Mapping[str, Number]] | None = None,
     progress: Progress | None = None,
     accuracy: bool = True,
+    kept: Kept | None = None,
 ) -> Report:
     """Measure artefacts by role. `extra_numbers` (role → name → number) join the rows as they are.
 
-    Without `accuracy` only speed and size are measured.
+    Without `accuracy` only speed and size are measured. What is `kept` of an interrupted bench is not measured again.
 
     What is wrong with one file (missing, altered, refused, crashed, NaN) becomes a fault of its row. `progress` gets
     what is being done and the share done so far, 0..1. Raises `UserError` for what concerns all rows: a back end that
-    is not usable here, a batch outside the target's profile, data that cannot be read.
+    is not usable here, a batch outside the target's profile, data that cannot be read, a full disk.
     """
     backend = _usable_backend(target, suite)
     device = devices.fingerprint()
     data = source.split(split)
+    refuse_unfit(suite, data)
+    worst: tuple[Regression, ...] = ()
+    confidence, fars = asked.level(suite), asked.fars(suite)
     tell = progress or (lambda text, share: None)
-    with tempfile.TemporaryDirectory(prefix="kd2edge-bench-") as folder:
-        trials = [Trial(role, artifact, target, Path(folder)) for role, artifact in items]
+    with nullcontext(kept) if kept else kept_for_now() as kept:
+        images = decode(data, kept.folder / IMAGES)
+        trials = [
+            Trial(role, artifact, target, kept, images, confidence=confidence, fars=fars) for role, artifact in items
+        ]
         conditions: dict[str, Any] = {"threads": target.threads, "rounds": ROUNDS}
-        conditions["data"] = {"source": _name(source), "split": split, **_write_images(data, Path(folder))}
+        described = {"images": images.images, "sha256": images.sha256}
+        conditions["data"] = {"source": _name(source), "split": split, **described}
         for trial in trials:
             trial.prepare(backend)
         if accuracy:
             _accuracy(trials, data, tell)
+            worst = look_into(trials, suite, data, REFERENCE, confidence, lambda text, share: tell(text, 0.5))
         _latency(trials, suite.latency, tell)
+        _compare(trials, suite, data, confidence)
+        measure_in_use(trials, suite, confidence, device["cores"], lambda text: tell(text, 1.0))
     rows = [trial.row(conditions, (extra_numbers or {}).get(trial.role, {})) for trial in trials]
     runtimes = [answer.versions for trial in trials for answer in trial.answers[:1]]
     return Report(
@@ -76,6 +87,8 @@ def bench(
         versions=devices.versions() | {name: version for found in runtimes for name, version in found.items()},
         suite_name=suite_name,
         suite=suite,
+        confidence=confidence,
+        regressions=() if source.personal else worst,
         rows=tuple(_with_gaps(row, rows) for row in rows),
     )
 
@@ -98,35 +111,6 @@ def _name(source: Source) -> str:
     return type(source).__module__.rsplit(".", 1)[-1]
 
 
-def _write_images(data: Split, folder: Path) -> dict[str, Any]:
-    """Decode the split once for all workers, to a .npy of uint8 [N, H, W, C].
-
-    Returns N and the sha256 of labels, listed pairs and pixels. Raises `UserError` when the split is empty, or the
-    disk full.
-    """
-    if not len(data):
-        raise UserError("The split to measure on is empty.")
-    path = folder / IMAGES
-    digest = hashlib.sha256(np.ascontiguousarray(data.labels).tobytes())
-    if isinstance(data.protocol, PairList):
-        digest.update(data.protocol.pairs.tobytes() + data.protocol.same.tobytes())
-    if isinstance(data.protocol, Templates):
-        of_images = (data.protocol.template, data.protocol.media, data.protocol.faceness)
-        for part in (*of_images, data.protocol.pairs, data.protocol.same):
-            digest.update(part.tobytes())
-    shape = (len(data), *data.read(np.arange(1)).shape[1:])
-    try:
-        with path.open("wb") as file:  # written, not mapped: where a map finds no room the process ends by a signal
-            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-            for start in range(0, len(data), CHUNK):
-                images = data.read(np.arange(start, min(start + CHUNK, len(data)))).tobytes()
-                file.write(images)
-                digest.update(images)
-    except OSError as error:
-        raise disk_fault(error, path) from error
-    return {"images": len(data), "sha256": digest.hexdigest()}
-
-
 def _accuracy(trials: Sequence[Trial], data: Split, tell: Progress) -> None:
     for place, trial in enumerate(trials):
         tell(f"{trial.role}: accuracy", 0.5 * place / len(trials))
@@ -142,15 +126,30 @@ def _accuracy(trials: Sequence[Trial], data: Split, tell: Progress) -> None:
 
 
 def _latency(trials: Sequence[Trial], latency: Latency, tell: Progress) -> None:
-    share = {"seconds": latency.seconds / ROUNDS, "min_samples": math.ceil(latency.min_samples / ROUNDS)}
-    part = latency.model_copy(update=share)
-    turns = [(number, trial) for number in range(1, ROUNDS + 1) for trial in trials]
-    for place, (number, trial) in enumerate(turns):
-        tell(f"{trial.role}: latency, round {number} of {ROUNDS}", 0.5 + 0.5 * place / len(turns))
-        trial.time(part)
+    each = {"seconds": latency.seconds / ROUNDS, "min_samples": math.ceil(latency.min_samples / ROUNDS)}
+    part = latency.model_copy(update=each)
+    for turn in range(1, ROUNDS + 1):
+        anew = len({trial.sitting(part, turn) for trial in trials if not trial.faults}) > 1
+        for place, trial in enumerate(trials):
+            share = (turn - 1 + place / len(trials)) / ROUNDS
+            tell(f"{trial.role}: latency, round {turn} of {ROUNDS}", 0.5 + 0.5 * share)
+            trial.time(part, turn, anew)
     for trial in trials:
         trial.summarize(latency.batch)
     tell("measured", 1.0)
+
+
+def _compare(trials: Sequence[Trial], suite: Suite, data: Split, confidence: float) -> None:
+    """Rows with rows, by the samples of both, as far as they are not at fault."""
+    sound = [trial for trial in trials if not trial.faults]
+    rows = {
+        trial.role: Measured(trial.numbers, trial.output, trial.outputs, trial.rounds, trial.conditions)
+        for trial in sound
+    }
+    reference = REFERENCE if any(trial.role == REFERENCE for trial in trials) else trials[0].role if trials else ""
+    made = comparisons(suite, rows, data, reference, confidence)
+    for trial in sound:
+        trial.comparisons += made[trial.role]
 
 
 def _with_gaps(row: Row, rows: Sequence[Row]) -> Row:

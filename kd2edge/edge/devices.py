@@ -6,6 +6,7 @@ they decide INT8 speed on a CPU: dot products of VNNI, AMX or the ARM dot-produc
 
 import os
 import platform
+import re
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -19,14 +20,16 @@ FLAGS = (
     *("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
     *("asimd", "asimddp", "i8mm", "bf16", "sve"),
 )
+FREQUENCY = "sys/devices/system/cpu/cpu0/cpufreq"
 IDENTITY = ("cpu", "cores", "flags", "board", "gpus")
 
 
 def fingerprint(root: Path = Path("/")) -> dict[str, Any]:
-    """The device as JSON values: cpu, cores, flags, memory_mib, board, gpus, os, python, load, container, governor.
+    """The device as JSON values: cpu, cores, flags, memory_mib, board, gpus, and what else a timing depends on.
 
-    `cores` are those this process may use; `load` is the average over one minute at the time of asking; `root` is
-    where /proc and /sys are looked for.
+    `cores` are those this process may use; `load` is the average over one minute at the time of asking; `max_mhz` is
+    what the governor allows the first core, `driver` NVIDIA's, `l4t` and `power_mode` a Jetson's. `root` is where /proc
+    and the rest are looked for.
     """
     cpuinfo = _fields(root / "proc/cpuinfo")
     flags = cpuinfo.get("flags", cpuinfo.get("Features", "")).split()
@@ -41,7 +44,11 @@ def fingerprint(root: Path = Path("/")) -> dict[str, Any]:
         "python": platform.python_version(),
         "load": _load(root),
         "container": _container(root),
-        "governor": _text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "governor": _text(root / FREQUENCY / "scaling_governor"),
+        "max_mhz": _megahertz(_text(root / FREQUENCY / "scaling_max_freq")),
+        "driver": _driver(_text(root / "proc/driver/nvidia/version")),
+        "l4t": _text(root / "etc/nv_tegra_release"),
+        "power_mode": _text(root / "var/lib/nvpmodel/status"),
     }
 
 
@@ -81,6 +88,17 @@ def _fields(path: Path) -> dict[str, str]:
 
 def _mebibytes(kibibytes: str | None) -> int | None:
     return int(kibibytes.split()[0]) // 1024 if kibibytes else None
+
+
+def _megahertz(kilohertz: str | None) -> int | None:
+    return int(kilohertz) // 1000 if kilohertz and kilohertz.isdecimal() else None
+
+
+def _driver(told: str | None) -> str | None:
+    """The version in `NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar ...`, else its first line."""
+    line = (told or "").partition("\n")[0]
+    found = re.search(r"\b\d+(?:\.\d+)+\b", line)
+    return found[0] if found else line or None
 
 
 def _gpus(root: Path) -> Iterable[str]:

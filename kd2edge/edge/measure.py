@@ -1,7 +1,8 @@
 """How latency is measured: single stream, warm by time and by stability, then long enough for the claim that is made.
 
 After MLPerf LoadGen's early stopping (arXiv 1911.02549): a p90 needs 64 samples and a p99 needs 662. Percentiles are
-nearest-rank, as in LoadGen and trtexec, with distribution-free 95 % intervals from order statistics.
+nearest-rank, as in LoadGen and trtexec, with distribution-free intervals from order statistics; those of means
+resample stretches of time.
 """
 
 import gc
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kd2edge import stats
+from kd2edge.edge.latencies import MEANS, mean_interval
 from kd2edge.edge.session import Floats, Session
 from kd2edge.errors import UserError
 from kd2edge.report.model import Number
@@ -52,32 +54,44 @@ def measure(
     if not len(images):
         raise UserError("There are no images to measure latency with.")
     turns = cycle(_batches(images, latency.batch))
-    with _undisturbed():
+    with undisturbed():
         warmup = _warm_up(session, turns, latency.warmup_ms, clock)
         return Samples(_sample(session, turns, latency, clock), warmup)
 
 
-def summary(rounds: Sequence[Nanoseconds], batch: int) -> tuple[dict[str, Number], dict[str, Any]]:
+def summary(
+    rounds: Sequence[Nanoseconds], batch: int, confidence: float = 0.95
+) -> tuple[dict[str, Number], dict[str, Any]]:
     """Numbers and conditions of the samples of one or more processes, int64 [n] each, pooled.
 
     Latencies are in ms per batch, throughput in images per second. `unstable` says that the pooled interquartile
     range, or the spread of the processes' own medians, is over a tenth of the median.
     """
     ms = np.sort(np.concatenate(list(rounds))) / 1e6
-    numbers = {f"latency_p{q}": _percentile(ms, q) for q in NEEDED}
+    numbers = {f"latency_p{q}": _percentile(ms, q, confidence) for q in NEEDED}
     mean = float(ms.mean())
     numbers["latency_mean"] = Number(value=mean, unit="ms", n=len(ms), better="lower")
     numbers["latency_std"] = Number(value=float(ms.std()), unit="ms", n=len(ms), better="lower")
     numbers["throughput"] = Number(value=1e3 * batch / mean, unit="img/s", n=len(ms), better="higher")
+    for name in MEANS:
+        low, high = mean_interval(name, rounds, batch, confidence) or (None, None)
+        numbers[name] = numbers[name].model_copy(update={"low": low, "high": high})
     return numbers, _steadiness(ms, [float(np.median(ns)) / 1e6 for ns in rounds])
 
 
-def _percentile(ms: npt.NDArray[np.float64], q: int) -> Number:
+def trace(rounds: Sequence[Nanoseconds]) -> list[float]:
+    """The nearest-rank percentiles 0, 1, ... 100 of the pooled samples in ms, of which 0 is the fastest."""
+    rising = np.sort(np.concatenate(list(rounds)))
+    ranks = [max(1, -(-q * len(rising) // 100)) for q in range(101)]
+    return [float(rising[rank - 1]) / 1e6 for rank in ranks]
+
+
+def _percentile(ms: npt.NDArray[np.float64], q: int, confidence: float) -> Number:
     n = len(ms)
     if n < NEEDED[q]:
         note = f"a p{q} needs {NEEDED[q]} samples, there are {n}"
         return Number(value=None, unit="ms", n=n, better="lower", note=note)
-    low, high = stats.percentile_interval(ms, q) or (None, None)
+    low, high = stats.percentile_interval(ms, q, confidence) or (None, None)
     return Number(value=stats.percentile(ms, q), unit="ms", n=n, low=low, high=high, better="lower")
 
 
@@ -112,14 +126,18 @@ def _warm_up(session: Session, turns: Iterator[Floats], warmup_ms: float, clock:
 
 
 def _sample(session: Session, turns: Iterator[Floats], latency: Latency, clock: Callable[[], int]) -> Nanoseconds:
+    """A bare loop: a function of its own for each call would be seen in the latency of a small model."""
     taken: list[int] = []
-    start = clock()
-    while True:
-        taken.append(_timed(session, next(turns), clock))
-        seconds = (clock() - start) / 1e9
-        enough = seconds >= latency.seconds and len(taken) >= latency.min_samples
-        if enough or seconds >= MEASURING_AT_MOST * latency.seconds:
-            return np.array(taken, np.int64)
+    seconds = 1e9 * latency.seconds
+    first = clock()
+    for x in turns:
+        start = clock()
+        session.infer(x)
+        end = clock()
+        taken.append(end - start)
+        if end - first >= seconds and (len(taken) >= latency.min_samples or end - first >= MEASURING_AT_MOST * seconds):
+            break
+    return np.array(taken, np.int64)
 
 
 def _timed(session: Session, x: Floats, clock: Callable[[], int]) -> int:
@@ -129,7 +147,7 @@ def _timed(session: Session, x: Floats, clock: Callable[[], int]) -> int:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """Python's own garbage collection is not the model's latency."""
     was = gc.isenabled()
     gc.disable()

@@ -14,6 +14,15 @@ def power(far: float) -> str:
     return f"1e{round(math.log10(far))}"
 
 
+def far_of(metric: str) -> float | None:
+    """The FAR in (0, 1] that a metric names behind its "@"; None where it names none."""
+    try:
+        far = float(metric.partition("@")[2])
+    except ValueError:
+        return None
+    return far if 0 < far <= 1 else None
+
+
 @dataclass(frozen=True)
 class Point:
     """A cosine threshold, and the FAR ("1e-3") at which it was found."""

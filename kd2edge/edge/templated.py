@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from kd2edge.data import Templates
+from kd2edge.edge.clustered import at, within
 from kd2edge.edge.operating import power
 from kd2edge.edge.session import Floats
 from kd2edge.metrics import TemplateResult, judge_templates
@@ -14,14 +15,14 @@ from kd2edge.report.model import Number
 Numbers = dict[str, Number]
 
 
-def score(embeddings: Floats, protocol: Templates) -> tuple[Numbers, dict[str, Any]]:
+def score(embeddings: Floats, protocol: Templates, confidence: float = 0.95) -> tuple[Numbers, dict[str, Any]]:
     """Numbers and conditions of float32 [N, D] embeddings, one an image.
 
     `tar@1e-4` is by the exact rule, with an interval over subjects or templates, `nearest_tar@1e-4` at the point of
     scikit-learn's curve nearest to that FAR, as published figures have it. Raises `UserError` as `judge_templates`.
     """
     found = judge_templates(embeddings, protocol)
-    numbers = {f"tar@{power(far)}": _exact(found, far) for far in found.roc.tar}
+    numbers = {f"tar@{power(far)}": _exact(found, far, confidence) for far in found.roc.tar}
     for far, tar in found.roc.nearest_tar.items():
         note = f"at a FAR of {found.roc.nearest_far[far]:.3g}"
         numbers[f"nearest_tar@{power(far)}"] = _percent(tar, found.roc.genuine, note)
@@ -31,13 +32,13 @@ def score(embeddings: Floats, protocol: Templates) -> tuple[Numbers, dict[str, A
     return numbers | _searched(found), told
 
 
-def _exact(found: TemplateResult, far: float) -> Number:
-    tar, interval = found.roc.tar[far], found.intervals[far]
-    if math.isnan(tar) or interval is None:
+def _exact(found: TemplateResult, far: float, confidence: float) -> Number:
+    tar = found.roc.tar[far]
+    if math.isnan(tar):
         note = f"a FAR of {power(far)} needs more than the {found.roc.impostor:,} impostor pairs there are"
         return Number(value=None, unit="%", n=found.roc.genuine, better="higher", note=note)
-    number = _percent(tar, found.roc.genuine, f"1,000 resamples of {found.resampled}")
-    return number.model_copy(update={"low": 100 * interval[0], "high": 100 * interval[1]})
+    interval, how = at(far, found.tars, found.tars.clusters, found.resampled).interval(confidence)
+    return within(_percent(tar, found.roc.genuine, how), interval, how)
 
 
 def _searched(found: TemplateResult) -> Numbers:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,37 +10,46 @@ import numpy.typing as npt
 from kd2edge.artifact import Artifact
 from kd2edge.data import Split
 from kd2edge.edge import accuracy, measure, subgroups
+from kd2edge.edge.decoded import Decoded
 from kd2edge.edge.drift import drift
-from kd2edge.edge.launch import run_job
+from kd2edge.edge.jobs import OUTPUTS, SAMPLES, Jobs
+from kd2edge.edge.kept import Cell, Kept, is_full
 from kd2edge.edge.operating import Operating, operating
 from kd2edge.edge.session import Backend, Floats
-from kd2edge.edge.worker import Answer, Job
+from kd2edge.edge.worker import Answer
 from kd2edge.errors import UserError
 from kd2edge.files import sha256
-from kd2edge.report.model import Number, Row
+from kd2edge.report.model import Comparison, Number, Row
 from kd2edge.schema import Latency, Target
-
-IMAGES = "images.npy"
 
 
 @dataclass
 class Trial:
-    """An artefact and what is known of it so far. `room` is the bench's folder, which holds the images as `IMAGES`.
+    """An artefact and what is known of it so far. What its processes come to is `kept` as soon as they are done.
 
-    `rounds` are latencies in nanoseconds, int64 [n], one array for each process.
+    `rounds` are latencies in nanoseconds, int64 [n], in the order they were taken, one array for each of the processes
+    `timed`. `traces` are series to be drawn.
     """
 
     role: str
     artifact: Artifact
     target: Target
-    room: Path
-    model: Path = Path()
+    kept: Kept
+    images: Decoded
     faults: list[str] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     outputs: Floats | None = None
     rounds: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    timed: list[Cell] = field(default_factory=list)
     numbers: dict[str, Number] = field(default_factory=dict)
     conditions: dict[str, Any] = field(default_factory=dict)
+    traces: dict[str, Any] = field(default_factory=dict)
+    comparisons: tuple[Comparison, ...] = ()
+    confidence: float = 0.95  # of its intervals
+    fars: tuple[float, ...] = ()  # at which the TAR over all pairs has one
+
+    def __post_init__(self) -> None:
+        self.jobs = Jobs(self.role, self.artifact, self.target, self.kept)
 
     @property
     def output(self) -> str:
@@ -57,41 +65,56 @@ class Trial:
                 raise UserError(f"{file} is not the file its manifest describes: the sha256 differs.")
             if manifest.preprocessing is None:
                 raise UserError(f"The manifest of {file} states no preprocessing.")
-            engine = self.room / f"{self.role}.engine"
-            self.model = backend.build(file, self.target, engine) if manifest.kind == "onnx" else file
-            size = self.model.stat().st_size / 2**20
+            size = self.jobs.prepare(backend).stat().st_size / 2**20
             self.numbers["size"] = Number(value=size, unit="MiB", better="lower")
         except UserError as error:
+            if is_full(error):
+                raise
             self.faults.append(error.message)
 
     def infer(self, flip: bool = False) -> None:
         """Compute the outputs over all images, with `flip` summed with those of their mirrors."""
-        outputs = self.room / "outputs.npy"
-        if self._ran(outputs=outputs, flip=flip):
-            self.outputs = np.load(outputs)
+        self.outputs = self.computed(self.images, flip)
 
-    def time(self, latency: Latency) -> None:
-        """One round of latency."""
-        samples = self.room / "samples.npy"
-        if self._ran(latency=latency, samples=samples):
-            self.rounds.append(np.load(samples))
+    def computed(self, images: Decoded, flip: bool = False) -> Floats | None:
+        """The outputs over any images, float32 [N, D]; None where the trial is at fault."""
+        found = self._ran(images, outputs=OUTPUTS, flip=flip)
+        return None if found is None else np.load(self.kept.file(found, OUTPUTS))
+
+    def time(self, latency: Latency, turn: int, anew: bool = False) -> None:
+        """One round of latency, by its number; `anew` also where one is kept."""
+        found = self._ran(self.images, anew, latency=latency, samples=SAMPLES, turn=turn)
+        if found is not None:
+            self.rounds.append(np.load(self.kept.file(found, SAMPLES)))
+            self.timed.append(found)
+
+    def sitting(self, latency: Latency, turn: int) -> int | None:
+        """The sitting in which a round was taken that is kept; None where none is."""
+        found = self.jobs.find(self.images, {"latency": latency, "samples": SAMPLES, "turn": turn})
+        return None if found is None else found.sitting
+
+    def sampled(self, **asked: Any) -> tuple[npt.NDArray[np.int64], Answer] | None:
+        """Latencies in ns, int64 [n], of another timed job, and its answer; None where the trial is at fault."""
+        found = self._ran(self.images, samples=SAMPLES, **asked)
+        return None if found is None else (np.load(self.kept.file(found, SAMPLES)), found.answer)
 
     def summarize(self, batch: int) -> None:
         """Pool the rounds into numbers."""
         if self.faults:
             return
-        numbers, conditions = measure.summary(self.rounds, batch)
-        timing = self.answers[-len(self.rounds) :]
+        numbers, conditions = measure.summary(self.rounds, batch, self.confidence)
+        timing = [cell.answer for cell in self.timed]
         peak = max(answer.peak_memory_mib for answer in timing)
         self.numbers |= numbers | {"peak_memory": Number(value=peak, unit="MiB", n=len(timing), better="lower")}
         self.conditions |= conditions | {"warmups": [answer.warmup for answer in timing]}
+        self.traces["latency_ms"] = measure.trace(self.rounds)
 
     def score(self, split: Split) -> None:
         """The metrics of the outputs, as far as there are any."""
         if self.outputs is None:
             return
         try:
-            numbers, conditions = accuracy.score(self.outputs, split, self.output)
+            numbers, conditions = accuracy.score(self.outputs, split, self.output, self.confidence, self.fars)
         except UserError as error:
             self.faults.append(error.message)
             return
@@ -108,7 +131,7 @@ class Trial:
         if len(precisions) == 1:
             return
         try:
-            self.numbers |= accuracy.agreement(self.outputs, reference.outputs, self.output)
+            self.numbers |= accuracy.agreement(self.outputs, reference.outputs, self.output, self.confidence)
         except UserError as error:
             self.faults.append(error.message)
             return
@@ -118,7 +141,7 @@ class Trial:
         """FAR and FRR at FP32's thresholds, and how its subgroups fare there against FP32's; nothing for logits."""
         if self.outputs is None or self.output == "logits" or self.faults:
             return
-        numbers, conditions = drift(self.outputs, split, frozen)
+        numbers, conditions = drift(self.outputs, split, frozen, self.confidence)
         shares = conditions.get("subgroups_at_fp32_threshold")
         if shares and frozen.subgroups and self.conditions.get("subgroups") is not frozen.subgroups:
             drop, conditions["subgroup_changes"] = subgroups.changes(shares, frozen.subgroups)
@@ -135,34 +158,31 @@ class Trial:
             precision=manifest.precision,
             provider=self.answers[-1].provider if self.answers else "",
             numbers={**self.numbers, **extra},
-            conditions={**conditions, **self.conditions},
+            conditions={**conditions, **self.conditions, **self._resumed()},
+            comparisons=self.comparisons,
+            traces=self.traces,
             faults=tuple(self.faults),
         )
 
-    def _ran(self, **wanted: Any) -> bool:
-        """Do a job; its fault becomes the trial's, and so does a provider that changed between two processes."""
+    def _resumed(self) -> dict[str, Any]:
+        """When each round was taken, where not all that the bench rests on was measured in one sitting."""
+        if self.kept.sittings < 2:
+            return {}
+        rounds = [{"sitting": cell.sitting, "at": cell.at} for cell in self.timed]
+        return {"resumed": {"sittings": self.kept.sittings, "rounds": rounds}}
+
+    def _ran(self, images: Decoded, anew: bool = False, **asked: Any) -> Cell | None:
+        """A job done or found done (see `Jobs.done`); None where the trial is at fault.
+
+        It is by the job's fault, and where the job did not run on what the first one ran on.
+        """
         if self.faults:
-            return False
-        answer = run_job(self._job(**wanted))
+            return None
+        answer, cell = self.jobs.done(images, asked, anew)
         if answer.fault:
             self.faults.append(answer.fault)
-            return False
+            return None
         self.answers.append(answer)
         if answer.provider != self.answers[0].provider:
             self.faults.append(f"it ran on {self.answers[0].provider} first and on {answer.provider} later")
-        return not self.faults
-
-    def _job(self, **wanted: Any) -> Job:
-        answer = self.room / "answer.json"
-        answer.unlink(missing_ok=True)
-        return Job.model_validate(
-            {
-                "model": self.model,
-                "backend": self.target.backend,
-                "target": self.target,
-                "images": self.room / IMAGES,
-                "preprocessing": self.artifact.manifest.preprocessing,
-                "answer": answer,
-                **wanted,
-            }
-        )
+        return None if self.faults else cell

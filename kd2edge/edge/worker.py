@@ -6,6 +6,7 @@ runtime that crashes must not take the bench with it. Accuracy is computed from 
 
 import resource
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +14,26 @@ import numpy as np
 from pydantic import Field
 
 from kd2edge.data import Images, normalize
+from kd2edge.edge.leaving import leave_with_parent, save, tell
 from kd2edge.edge.measure import measure
+from kd2edge.edge.scenarios import play
 from kd2edge.edge.session import Floats, Session, open_backend
+from kd2edge.edge.watch import Watched
 from kd2edge.errors import UserError
-from kd2edge.files import write_atomic
-from kd2edge.schema import Latency, Preprocessing, Section, Target
+from kd2edge.schema import Latency, Preprocessing, Scenario, Section, Target
 
 IMAGES_TO_TIME = 32  # few, since they count towards the peak memory
 BATCH = 32
 
 
 class Job(Section):
-    """What one process does: `outputs` and `latency` each ask for a part of it.
+    """What one process does: `outputs`, `latency` and `scenario` each ask for a part of it, the last two not together.
 
     With `flip`, outputs are the sums of an image's and its mirror's, as insightface has its embeddings; here they are
     added in float32, there in float64, which moves a distance by some 1e-7.
     `images` is a .npy of uint8 [N, H, W, C]; `outputs`, if given, receives float32 [N, D]; `samples` receives int64
-    nanoseconds [n] if `latency` is given; `answer` receives the `Answer`.
+    nanoseconds [n] if `latency` or a `scenario` is given; `answer` receives the `Answer`. Jobs that are otherwise
+    alike, such as rounds of latency, differ by their `turn`: one is never taken for the other.
     """
 
     model: Path
@@ -40,22 +44,43 @@ class Job(Section):
     answer: Path
     outputs: Path | None = None
     latency: Latency | None = None
+    scenario: Scenario | None = None
     samples: Path | None = None
     flip: bool = False
+    turn: int = 1
+
+
+class Start(Section):
+    """What a fresh process waits for in ms, the file in the disk's cache: the runtime, the session, the first batch."""
+
+    runtime_load: float
+    session_open: float
+    first_inference: float
 
 
 class Answer(Section):
-    """What came of a job. A `fault` is one sentence and leaves the rest empty."""
+    """What came of a job. A `fault` is one sentence and leaves the rest empty.
+
+    `start` is told by jobs of latency, `scenario` is what `scenarios.play` tells beside latencies. `measured` is the
+    time in which samples were taken, from and to in ns of `time.perf_counter_ns`; what was `watched` in it the parent
+    adds.
+    """
 
     provider: str = ""
     versions: dict[str, str] = Field(default_factory=dict)
+    fixed_batch: int | None = None
     warmup: dict[str, Any] = Field(default_factory=dict)
+    start: Start | None = None
+    scenario: dict[str, Any] = Field(default_factory=dict)
+    measured: tuple[int, int] | None = None
+    watched: Watched | None = None
     peak_memory_mib: float = 0.0
     fault: str | None = None
 
 
 def main() -> None:
     """Do the job on stdin. Whatever goes wrong becomes the fault of the answer."""
+    leave_with_parent()
     job = Job.model_validate_json(sys.stdin.read())
     try:
         answer = perform(job)
@@ -63,24 +88,60 @@ def main() -> None:
         answer = Answer(fault=str(error.message))
     except Exception as error:  # a runtime may raise anything; a row with this fault never passes the gate
         answer = Answer(fault=f"{type(error).__name__}: {' '.join(str(error).split())}")
-    write_atomic(job.answer, answer.model_dump_json().encode())
+    tell(job.answer, answer.model_dump_json())
 
 
 def perform(job: Job) -> Answer:
     """Open the session and do what the job asks for."""
     images = np.load(job.images, mmap_mode="r")
-    warmup: dict[str, Any] = {}
-    with open_backend(job.backend).open(job.model, job.target) as session:
+    moments = [time.perf_counter_ns()]
+    backend = open_backend(job.backend)
+    moments.append(time.perf_counter_ns())
+    with backend.open(job.model, job.target) as session:
+        moments.append(time.perf_counter_ns())
+        told: dict[str, Any] = {}
         if job.outputs:
-            np.save(job.outputs, outputs(session, images, job))
+            save(job.outputs, outputs(session, images, job))
         if job.latency and job.samples:
-            some = normalize(np.array(images[: max(IMAGES_TO_TIME, job.latency.batch)]), job.preprocessing)
-            measured = measure(session, some, job.latency)
-            np.save(job.samples, measured.ns)
-            warmup = measured.warmup
+            told = _latency(session, images, job, job.latency, moments)
+            save(job.samples, told.pop("ns"))
+        if job.scenario and job.samples:
+            told = _scenario(session, images, job, job.scenario)
+            save(job.samples, told.pop("ns"))
         return Answer(
-            provider=session.provider, versions=session.versions, warmup=warmup, peak_memory_mib=peak_memory_mib()
+            provider=session.provider,
+            versions=session.versions,
+            fixed_batch=session.fixed_batch,
+            peak_memory_mib=peak_memory_mib(),
+            **told,
         )
+
+
+def _latency(session: Session, images: Images, job: Job, latency: Latency, moments: list[int]) -> dict[str, Any]:
+    some = _to_time(images, job, latency.batch)
+    batch = some[np.arange(latency.batch) % len(some)]
+    asked = time.perf_counter_ns()
+    session.infer(batch)
+    load, opened, first = (ns / 1e6 for ns in (*np.diff(moments).tolist(), time.perf_counter_ns() - asked))
+    measured = measure(session, some, latency)
+    ended = time.perf_counter_ns()
+    return {
+        "ns": measured.ns,
+        "warmup": measured.warmup,
+        "measured": (ended - int(measured.ns.sum()), ended),
+        "start": Start(runtime_load=load, session_open=opened, first_inference=first),
+    }
+
+
+def _scenario(session: Session, images: Images, job: Job, scenario: Scenario) -> dict[str, Any]:
+    some = _to_time(images, job, job.target.batch.max)
+    began = time.perf_counter_ns()
+    ran = play(session, some, scenario, job.target.batch)
+    return {"ns": ran.ns, "scenario": ran.told, "measured": (began, time.perf_counter_ns())}
+
+
+def _to_time(images: Images, job: Job, batch: int) -> Floats:
+    return normalize(np.array(images[: max(IMAGES_TO_TIME, batch)]), job.preprocessing)
 
 
 def outputs(session: Session, images: Images, job: Job) -> Floats:

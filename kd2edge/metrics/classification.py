@@ -26,6 +26,11 @@ def topk(logits: Logits, labels: Ints, ks: Sequence[int] = (1, 5)) -> dict[int, 
     Equal logits rank by index, the lower first, as in `predictions`: a model whose logits are all equal earns 1 / C
     on balanced labels, and not 1. Raises `UserError` for NaN, labels outside 0..C-1, k outside 1..C, or no rows.
     """
+    return {k: float(np.mean(hits)) for k, hits in among(logits, labels, ks).items()}
+
+
+def among(logits: Logits, labels: Ints, ks: Sequence[int] = (1, 5)) -> dict[int, npt.NDArray[np.bool_]]:
+    """Whether each row's label is among the k highest, bool [N], for each k; the shares of `topk`, row by row."""
     _refuse_nan(logits)
     classes = logits.shape[1]
     if len(labels) != len(logits) or not len(labels):
@@ -37,7 +42,7 @@ def topk(logits: Logits, labels: Ints, ks: Sequence[int] = (1, 5)) -> dict[int, 
     own = np.take_along_axis(logits, labels[:, None], axis=1)
     ahead = (logits > own) | ((logits == own) & (np.arange(classes) < labels[:, None]))
     rank = ahead.sum(axis=1)
-    return {k: float(np.mean(rank < k)) for k in ks}
+    return {k: rank < k for k in ks}
 
 
 def _refuse_nan(logits: Logits) -> None:

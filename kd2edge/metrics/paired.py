@@ -6,17 +6,17 @@ pattern recognition systems: the subsets bootstrap", CVIU 93, 2004). Seeds are f
 """
 
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
 
 from kd2edge.errors import UserError
-from kd2edge.metrics._cosine import Floats, Ints, unit
+from kd2edge.metrics._cosine import Floats, Ints
 from kd2edge.metrics.classification import predictions
+from kd2edge.metrics.identities import IdentityTar, pair_counts
+from kd2edge.metrics.roc import rank_at
 
 RESAMPLES = 1000
-TAIL = 8  # times as many impostor pairs as the FAR accepts are kept for the resamples, the highest of them
 
 
 @dataclass(frozen=True)
@@ -46,50 +46,20 @@ def tar_drop(embeddings: Floats, reference: Floats, labels: Ints, far: float = 1
 
     Raises `UserError` for embeddings that are NaN, infinite or zero, and where the impostor pairs are too few.
     """
-    counts = np.unique(labels, return_counts=True)[1]
-    weights = np.random.default_rng(0).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), RESAMPLES)
-    after, before = (_Ranked(given, labels, far) for given in (embeddings, reference))
-    ones = np.ones(len(counts), np.int64)
-    drops = [before.tar(resample) - after.tar(resample) for resample in weights]
-    return _drop(after.tar(ones), before.tar(ones) - after.tar(ones), np.array(drops))
+    sizes = np.unique(labels, return_counts=True)[1]
+    genuine, impostor = pair_counts(sizes)
+    if not (rank_at(far, impostor) and genuine):
+        raise UserError(
+            f"A FAR of {far:g} cannot be told from {impostor} impostor and {genuine} genuine pairs.",
+            "take more images",
+        )
+    after, before = (IdentityTar(given, labels, (far,)) for given in (embeddings, reference))
+    value, was = (float(tar(far, np.ones((1, len(sizes)), np.int64))[0]) for tar in (after, before))
+    weights = np.random.default_rng(0).multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), RESAMPLES)
+    drawn = before(far, weights) - after(far, weights)
+    return _drop(value, was - value, drawn[~np.isnan(drawn)])
 
 
 def _drop(value: float, drop: float, drawn: npt.NDArray[np.float64]) -> Drop:
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Drop(100 * value, 100 * drop, 100 * float(low), 100 * float(high))
-
-
-class _Ranked:
-    """The genuine scores and the highest impostor scores of a model, to be weighted by resampled identities.
-
-    A pair of identities drawn a and b times counts a b times; a genuine pair of one drawn a times counts a times.
-    """
-
-    def __init__(self, embeddings: Floats, labels: Ints, far: float) -> None:
-        identity = np.unique(labels, return_inverse=True)[1]
-        normed = unit(embeddings, labels)
-        one, other = np.triu_indices(len(labels), k=1)
-        scores = (normed @ normed.T)[one, other]
-        same = identity[one] == identity[other]
-        self._far, self._sizes = Fraction(str(far)), np.bincount(identity)
-        if Fraction(str(far)) * int((~same).sum()) < 1 or not same.any():
-            raise UserError(
-                f"A FAR of {far:g} cannot be told from {(~same).sum()} impostor and {same.sum()} genuine pairs.",
-                "take more images",
-            )
-        self._genuine, self._owner = scores[same], identity[one[same]]
-        impostors = np.flatnonzero(~same)
-        kept = min(len(impostors), int(TAIL * far * len(impostors)) + 1)
-        highest = impostors[np.argpartition(-scores[impostors], kept - 1)[:kept]]
-        highest = highest[np.argsort(-scores[highest])]
-        self._impostor, self._pair = scores[highest], (identity[one[highest]], identity[other[highest]])
-
-    def tar(self, weights: Ints) -> float:
-        """TAR strictly above the threshold at which the share of impostors reaches the FAR; 0..1."""
-        sizes = weights * self._sizes
-        impostors = (sizes.sum() ** 2 - (sizes**2).sum()) // 2
-        reached = np.cumsum(weights[self._pair[0]] * weights[self._pair[1]])
-        rank = max(1, int(self._far * int(impostors)))
-        threshold = self._impostor[min(int(np.searchsorted(reached, rank)), len(reached) - 1)]
-        genuine = weights[self._owner]
-        return float(genuine[self._genuine > threshold].sum() / max(1, genuine.sum()))

@@ -1,13 +1,12 @@
-"""Intervals for listed pairs, by resampling the subjects that they show: pairs of one subject are not independent.
+"""Listed pairs as a function of how often each subject counts: pairs of one subject are not independent.
 
-Percentile bootstrap: of n subjects n are drawn with replacement, and a pair counts as often as the product of its two
-subjects' draws, a genuine one as often as its one subject's (Snijders and Borgatti, Connections 22(2), 1999, for pairs
-of one set; Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 1(2), 2007, arXiv 0712.1111). Every threshold
-is chosen anew in every resample. Seeds are fixed. Such intervals are never too narrow, and too wide where two subjects
-meet once only: what is noise of that single impostor pair then counts with three times its variance.
+A pair counts as often as the product of its two subjects' draws, a genuine one as often as its one subject's (Snijders
+and Borgatti, Connections 22(2), 1999, for pairs of one set; Owen, "The pigeonhole bootstrap", Annals of Applied
+Statistics 1(2), 2007, arXiv 0712.1111). Every threshold is chosen anew in every draw. Intervals found so are never too
+narrow, and too wide where two subjects meet once only: what is noise of that single impostor pair then counts with
+three times its variance.
 """
 
-from collections.abc import Callable, Iterator
 from fractions import Fraction
 
 import numpy as np
@@ -15,31 +14,23 @@ import numpy as np
 from kd2edge.metrics._cosine import Ints
 from kd2edge.metrics.listed import Bools, Doubles
 
-RESAMPLES = 1000
-TAILS = (0.025, 0.975)
-AT_ONCE = 50  # resamples drawn together: 1.6 MB for 4,000 subjects
 
+class PairWeights:
+    """How often each pair counts, of how often each subject does; `subjects` int64 [P, 2] are those of each pair.
 
-def intervals(statistics: Callable[[Doubles], Doubles], subjects: Ints) -> Doubles:
-    """The 2.5 % and 97.5 % points, float64 [2, S], of S statistics of the pairs' weights float64 [P].
-
-    `subjects` int64 [P, 2] are those of each pair. A resample in which a statistic is NaN is left out of its interval,
-    which is NaN where all are.
+    `people` is how many subjects there are.
     """
-    found = np.array([statistics(weights) for weights in _resampled(subjects)])
-    known = (values[np.isfinite(values)] for values in found.T)
-    limits = np.array([np.quantile(values, TAILS) if len(values) else (np.nan, np.nan) for values in known])
-    return np.asarray(limits.T, np.float64)
 
+    def __init__(self, subjects: Ints) -> None:
+        known, index = np.unique(subjects, return_inverse=True)
+        self.people = len(known)
+        self._one, self._other = index.reshape(subjects.shape).T
+        self._alone = self._one == self._other
 
-def _resampled(subjects: Ints) -> Iterator[Doubles]:
-    people, index = np.unique(subjects, return_inverse=True)
-    one, other = index.reshape(subjects.shape).T
-    alone = one == other
-    random = np.random.default_rng(0)
-    for _ in range(RESAMPLES // AT_ONCE):
-        for draws in random.multinomial(len(people), np.full(len(people), 1 / len(people)), AT_ONCE).astype(float):
-            yield draws[one] * np.where(alone, 1, draws[other])
+    def __call__(self, weights: Ints) -> Doubles:
+        """Float64 [P] of int64 [people]."""
+        drawn = weights.astype(np.float64)
+        return np.asarray(drawn[self._one] * np.where(self._alone, 1, drawn[self._other]))
 
 
 class WeightedTar:
@@ -60,3 +51,23 @@ class WeightedTar:
         if reached[-1] < rank or not accepted[-1]:
             return float("nan")
         return float(accepted[self._above[np.searchsorted(reached, rank)]] / accepted[-1])
+
+
+class WeightedRates:
+    """FAR and FRR at a frozen cosine threshold of pairs that count so many times, given as in `WeightedTar`."""
+
+    def __init__(self, threshold: float, cosines: Doubles, same: Bools) -> None:
+        self._accepted, self._same = cosines > threshold, same
+
+    def far(self, weights: Doubles) -> float:
+        """The share of impostor pairs strictly above the threshold, 0..1; NaN without any."""
+        return _share(weights * self._accepted, weights, ~self._same)
+
+    def frr(self, weights: Doubles) -> float:
+        """The share of genuine pairs at the threshold or below, 0..1; NaN without any."""
+        return _share(weights * ~self._accepted, weights, self._same)
+
+
+def _share(part: Doubles, whole: Doubles, of: Bools) -> float:
+    total = whole[of].sum()
+    return float(part[of].sum() / total) if total else float("nan")

@@ -6,14 +6,14 @@ summed. All of that is one weighted sum. Pairs are scored by blocks of a matrix 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from kd2edge.data import Templates
 from kd2edge.errors import UserError
-from kd2edge.metrics._clusters import Interval, tar_intervals
+from kd2edge.metrics._clusters import ClusterTar
 from kd2edge.metrics._cosine import Floats, Ints
 from kd2edge.metrics._pairs import refuse_none
 from kd2edge.metrics.identification import Identification, average, identify
@@ -43,10 +43,10 @@ class Pooling:
 
 @dataclass(frozen=True)
 class TemplateResult:
-    """1:1 by FAR with 95 % intervals of the exact TAR, None where there is none; 1:N by gallery, and its mean."""
+    """1:1 by FAR; 1:N by gallery, and its mean. `tars` are the exact TARs by weights of what is to be `resampled`."""
 
     roc: Roc
-    intervals: dict[float, Interval | None]
+    tars: ClusterTar = field(repr=False, compare=False)
     resampled: str  # "subjects" or "templates"
     galleries: dict[str, Identification]
     identification: Identification | None
@@ -57,21 +57,43 @@ def judge_templates(
 ) -> TemplateResult:
     """All that a template protocol asks of float32 [N, D] embeddings, one an image; with `flip`, the mirror's is added.
 
-    Intervals resample subjects where the galleries and probes tell those of all templates, else templates. Raises
-    `UserError` for embeddings that are not finite, templates of length zero or with two subjects, and unless there are
-    pairs of both kinds.
+    Raises `UserError` for embeddings that are not finite, templates of length zero or with two subjects, and unless
+    there are pairs of both kinds.
     """
+    known, vectors, scores = _scored(embeddings, protocol, pooling)
+    tars, resampled = _by_cluster(scores, known, protocol, fars)
+    galleries = _identified(known, vectors, protocol)
+    found = roc_at(scores, protocol.same, fars)
+    return TemplateResult(found, tars, resampled, galleries, average(list(galleries.values())))
+
+
+def template_tars(
+    embeddings: Floats, protocol: Templates, fars: Sequence[float] = IJB_FARS, pooling: Pooling = Pooling()
+) -> tuple[ClusterTar, str]:
+    """The `tars` of `judge_templates` alone, and what is to be resampled. Raises `UserError` as it does."""
+    known, _, scores = _scored(embeddings, protocol, pooling)
+    return _by_cluster(scores, known, protocol, fars)
+
+
+def _scored(embeddings: Floats, protocol: Templates, pooling: Pooling) -> tuple[Ints, Floats, Floats]:
+    """The templates' identifiers and embeddings, as `pool` has them, and the cosines of the listed pairs."""
     refuse_none(int(protocol.same.sum()), int((~protocol.same).sum()))
     known, vectors = pool(embeddings, protocol, pooling)
+    return known, vectors, pair_scores(vectors, *_sides(known, protocol))
+
+
+def _sides(known: Ints, protocol: Templates) -> tuple[Places, Places]:
     left, right = (places(protocol.pairs[:, side], known, "a pair") for side in (0, 1))
-    scores = pair_scores(vectors, left, right)
-    found = roc_at(scores, protocol.same, fars)
+    return left, right
+
+
+def _by_cluster(scores: Floats, known: Ints, protocol: Templates, fars: Sequence[float]) -> tuple[ClusterTar, str]:
+    """By subjects where the galleries and probes tell those of all templates, else by templates."""
+    left, right = _sides(known, protocol)
     subjects = _subjects(known, protocol)
-    one, other = (left, right) if subjects is None else (subjects[left], subjects[right])
-    intervals = tar_intervals(scores, protocol.same, one, other, fars)
-    galleries = _identified(known, vectors, protocol)
-    resampled = "templates" if subjects is None else "subjects"
-    return TemplateResult(found, intervals, resampled, galleries, average(list(galleries.values())))
+    if subjects is None:
+        return ClusterTar(scores, protocol.same, left, right, fars), "templates"
+    return ClusterTar(scores, protocol.same, subjects[left], subjects[right], fars), "subjects"
 
 
 def pool(embeddings: Floats, protocol: Templates, pooling: Pooling = Pooling()) -> tuple[Ints, Floats]:

@@ -1,5 +1,6 @@
 """The report as one HTML file that needs nothing else: no network, no script, legible in the dark and on paper."""
 
+from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,19 +9,25 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from kd2edge.files import write_atomic
-from kd2edge.report import figures, plot
-from kd2edge.report.model import Number, Report, Verdict
+from kd2edge.report import distributions, figures, mistakes, plot
+from kd2edge.report.lineage import Ledger, chains, commands
+from kd2edge.report.model import Finding, Number, Report, Verdict
+from kd2edge.report.strip import strip
 
 COSTS = ("latency_p50", "size")
 HEADINGS = {"accuracy": "Accuracy", "speed": "Speed", "size": "Size and memory"}
+GRAVITY = ("hold", "undecided", "ship", "advice")
+PNG = b"\x89PNG\r\n\x1a\n"
+SMALL = 64  # pixels; a narrower image is shown enlarged, its pixels sharp
 
 Curves = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
-def write_page(report: Report, verdict: Verdict | None, curves: Curves, path: Path) -> Path:
+def write_page(report: Report, verdict: Verdict | None, curves: Curves, path: Path, lineage: Ledger = ()) -> Path:
     """Write the page of a report.
 
-    `curves` maps a role to its training log: one mapping per epoch, of which `stage` and `loss` are drawn.
+    `curves` maps a role to its training log: one mapping per epoch, of which `stage` and `loss` are drawn; `lineage`
+    are the run's artefact events (role, kind, file, sha256, verb, time). What a report has no traces of is left out.
     Raises `UserError` when `path` cannot be written.
     """
     environment = Environment(
@@ -33,24 +40,60 @@ def write_page(report: Report, verdict: Verdict | None, curves: Curves, path: Pa
     text = environment.get_template("page.html").render(
         report=report,
         verdict=verdict,
+        findings=_gravest_first(verdict),
         figures=figures,
-        trade_offs=_trade_offs(report),
-        curves=_loss_curves(curves),
-        sections=_sections(report),
+        strip=lambda finding: Markup(strip(finding) or ""),
+        small=_small,
+        **_drawings(report, curves),
+        **_tables(report),
+        chains=chains(report, lineage),
+        commands=commands(report, lineage, path.with_suffix(".json").name),
         conditions=_conditions(report),
     )
     return write_atomic(path, text.encode())
 
 
-def _trade_offs(report: Report) -> list[Markup]:
+def _gravest_first(verdict: Verdict | None) -> list[Finding]:
+    return sorted(verdict.findings if verdict else (), key=lambda finding: GRAVITY.index(finding.says))
+
+
+def _drawings(report: Report, curves: Curves) -> dict[str, Any]:
+    """Every picture as safe markup, or None; those that there are several of by title."""
     accuracy = figures.headline(report)
-    drawn = [plot.trade_off(report, accuracy, cost) for cost in COSTS] if accuracy else []
-    return [Markup(svg) for svg in drawn if svg]
+    trade_offs = [plot.trade_off(report, accuracy, cost) for cost in COSTS] if accuracy else []
+    losses = {role: plot.loss_curve(role, epochs) for role, epochs in curves.items()}
+    alone = {
+        "latency": distributions.latency(report),
+        "roc": mistakes.roc(report),
+        "reliability": mistakes.reliability(report),
+    }
+    falling = any(row.numbers[accuracy].better == "lower" for row in report.rows if accuracy in row.numbers)
+    return {
+        "trade_offs": [Markup(svg) for svg in trade_offs if svg],
+        "better": "Down" if falling else "Up",
+        "curves": {role: Markup(svg) for role, svg in losses.items() if svg},
+        "clocks": {title: Markup(svg) for title, svg in distributions.clocks(report).items()},
+        **{name: Markup(svg) if svg else None for name, svg in alone.items()},
+    }
 
 
-def _loss_curves(curves: Curves) -> dict[str, Markup]:
-    drawn = {role: plot.loss_curve(role, epochs) for role, epochs in curves.items()}
-    return {role: Markup(svg) for role, svg in drawn.items() if svg}
+def _tables(report: Report) -> dict[str, Any]:
+    return {
+        "sections": _sections(report),
+        "confusions": mistakes.confusions(report),
+        "confused": mistakes.confused(report),
+        "classes": mistakes.classes(report),
+        "classes_told": mistakes.cut(report),
+    }
+
+
+def _small(image: str) -> bool:
+    """Whether a PNG as base64 is narrow, by its header; what is no PNG is not."""
+    try:
+        header = b64decode(image[:32])
+    except ValueError:
+        return False
+    return len(header) == 24 and header.startswith(PNG) and int.from_bytes(header[16:20], "big") <= SMALL
 
 
 class Line(NamedTuple):
@@ -80,32 +123,19 @@ def _line(report: Report, metric: str) -> Line:
 
 
 def _conditions(report: Report) -> list[tuple[str, str]]:
-    """Under which conditions every number was taken, as terms and their descriptions."""
+    """Under which conditions every number was taken, as terms and their descriptions; each row has its own besides."""
     latency = report.suite.latency
     protocol = (
-        f"batch {latency.batch}, one stream, a fresh process for each row; warm-up {latency.warmup_ms:g} ms, "
-        f"then at least {latency.seconds:g} s and {latency.min_samples} samples"
+        f"batch {latency.batch}, one stream, fresh processes for each row that take turns with the others'; warm-up at "
+        f"least {latency.warmup_ms:g} ms each, then together at least {latency.seconds:g} s and, as far as six times "
+        f"that allows, {latency.min_samples} samples"
     )
     return [
-        ("Command", report.command),
         ("Created", report.created),
         ("Target", report.target),
         ("Suite", f"{report.suite_name}: {report.suite.about}"),
         ("Latency protocol", protocol),
-        *((f"Device, {key.replace('_', ' ')}", _plain(value)) for key, value in report.device.items()),
-        ("Versions", _plain(report.versions)),
-        *((f"Conditions of {row.role}", _plain(row.conditions)) for row in report.rows if row.conditions),
+        ("Intervals", f"{figures.confidence(report)} confidence each"),
+        *((f"Device, {key.replace('_', ' ')}", figures.plain(value)) for key, value in report.device.items()),
+        ("Versions", figures.plain(report.versions)),
     ]
-
-
-def _plain(value: object) -> str:
-    """A JSON value as words: no braces, no quotes."""
-    if isinstance(value, dict):
-        return ", ".join(f"{str(key).replace('_', ' ')} {_plain(item)}" for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(_plain(item) for item in value)
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if value is None:
-        return figures.MISSING
-    return f"{value:g}" if isinstance(value, float) and abs(value) < 1e5 else str(value)

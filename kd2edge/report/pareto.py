@@ -3,7 +3,6 @@
 The same cells make the terminal's table, the Markdown and the page; the page's styles are those of a report's.
 """
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,13 +31,12 @@ def write_pareto(found: Searched, folder: Path) -> Path:
     """pareto.json, pareto.md and pareto.html in `folder`; the page's path. Raises `UserError` if the disk is full."""
     write_json(found, folder / "pareto.json")
     write_atomic(folder / "pareto.md", markdown(found).encode())
-    here = Path(__file__).parent
-    environment = Environment(loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined)
-    styles = re.findall(r"<style>.*?</style>", (here / "page.html").read_text(encoding="utf-8"), re.DOTALL)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
+    )
     drawing = picture(found)
     page = environment.get_template("pareto.html").render(
         found=found,
-        styles=Markup("\n".join(styles)),
         picture=Markup(drawing) if drawing else None,
         rows=grid(found),
         notes=notes(found),
@@ -114,7 +112,7 @@ def picture(found: Searched) -> str | None:
     points = [point for point in found.points if point.score is not None and point.timing is not None]
     if not points:
         return None
-    figure, axes = plot._canvas(6.4, 3.9)
+    figure, axes = plot.canvas(6.4, 3.9)
     front = [found.points[index] for index in found.front]
     axes.plot(*zip(*map(_place, front), strict=True), color=plot.SERIES[2], linewidth=1.2, zorder=2)
     for point in points:
@@ -130,8 +128,8 @@ def picture(found: Searched) -> str | None:
     named = [point for point in points if not 0 < len(point.choice.int8) < len(found.conditions.groups)]
     if found.best is not None and found.points[found.best] not in named:
         named.append(found.points[found.best])
-    plot._label(figure, axes, [(label(found, point), *_place(point)) for point in named])
-    return plot._svg(figure, f"{metric_name(found.conditions.metric)} against time")
+    plot.write_names(figure, axes, [(label(found, point), *_place(point)) for point in named])
+    return plot.svg(figure, f"{metric_name(found.conditions.metric)} against time")
 
 
 def _place(point: Point) -> tuple[float, float]:

@@ -20,30 +20,31 @@ if TYPE_CHECKING:
 INK, GRID = "#010101", "#020202"
 SERIES = ("#030303", "#040404", "#050505", "#060606", "#070707", "#080808", "#090909", "#0a0a0a")
 VARIABLES = {INK: "--ink", GRID: "--grid", **{colour: f"--series-{i}" for i, colour in enumerate(SERIES)}}
-LINE = 12.0  # points from one label to the next
+DASHES = ((0, (7, 1.5, 1.5, 1.5)), (0, (1.5, 1.2)), "-", (0, (7, 1.8)))
+LINE, LETTER = 12.0, 4.8  # points: from one label to the next, and the width of a small letter
 SPREAD = 8.0  # from this ratio of the largest to the smallest on, the horizontal axis is logarithmic
 
 
 def trade_off(report: Report, accuracy: str, cost: str) -> str | None:
-    """Accuracy over a cost, a point for each row: its area is the file's size, its whiskers the 95 % intervals.
+    """Accuracy over a cost, a point for each row: its area is the file's size, its whiskers the intervals.
 
     Returns an SVG element, or None when no row has both numbers.
     """
     rows = [row for row in report.rows if _usable(row, accuracy) and _usable(row, cost)]
     if not rows:
         return None
-    figure, axes = _canvas(5.2, 3.7)
+    figure, axes = canvas(4.4, 3.3)
     for row in rows:
         colour = SERIES[report.rows.index(row) % len(SERIES)]
         x, y = row.numbers[cost], row.numbers[accuracy]
-        axes.errorbar(*_point(x, y), xerr=_whisker(x), yerr=_whisker(y), color=colour, linewidth=1, capsize=2)
+        axes.errorbar(*_point(x, y), xerr=whisker(x), yerr=whisker(y), color=colour, linewidth=1, capsize=2)
         axes.scatter(*_point(x, y), s=_area(row, rows), color=colour, alpha=0.85, linewidth=0, zorder=3)
     axes.margins(x=0.25, y=0.15)
     _scale(axes, [_value(row, cost) for row in rows])
     axes.set_xlabel(_title(report, cost))
     axes.set_ylabel(_title(report, accuracy))
-    _label(figure, axes, [(label(report, row.role), _value(row, cost), _value(row, accuracy)) for row in rows])
-    return _svg(figure, f"{figures.name(accuracy)} against {figures.name(cost)}")
+    write_names(figure, axes, [(label(report, row.role), _value(row, cost), _value(row, accuracy)) for row in rows])
+    return svg(figure, _told(report, rows, accuracy, cost))
 
 
 def loss_curve(role: str, epochs: Sequence[Mapping[str, Any]]) -> str | None:
@@ -53,7 +54,7 @@ def loss_curve(role: str, epochs: Sequence[Mapping[str, Any]]) -> str | None:
     losses = [_finite(epoch.get("loss")) for epoch in epochs]
     if all(math.isnan(loss) for loss in losses):
         return None
-    figure, axes = _canvas(3.4, 2.2)
+    figure, axes = canvas(3.4, 2.3)
     stages = [str(epoch.get("stage", "")) for epoch in epochs]
     starts = [i for i in range(len(stages)) if i == 0 or stages[i] != stages[i - 1]]
     for start, end in zip(starts, [*starts[1:], len(losses)], strict=True):
@@ -61,11 +62,12 @@ def loss_curve(role: str, epochs: Sequence[Mapping[str, Any]]) -> str | None:
         axes.plot(epochs_of_stage, losses[start:end], color=SERIES[2], linewidth=1.6, marker="o", markersize=2)
         if len(starts) > 1:
             axes.axvline(start + 0.5, color=GRID, linewidth=1)
-            axes.text(start + 0.6, 1.02, stages[start], transform=axes.get_xaxis_transform(), color=INK, fontsize=8)
+            over = axes.get_xaxis_transform()
+            axes.text(start + 0.6, 1.02, stages[start], transform=over, color=INK, fontsize=8, parse_math=False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss")
-    return _svg(figure, f"training loss of {role}")
+    return svg(figure, f"training loss of {role}")
 
 
 def label(report: Report, role: str) -> str:
@@ -75,7 +77,8 @@ def label(report: Report, role: str) -> str:
     return role.upper() if role in ("fp32", "fp16", "int8") else role
 
 
-def _canvas(width: float, height: float) -> "tuple[Figure, Axes]":
+def canvas(width: float = 3.6, height: float = 2.7) -> "tuple[Figure, Axes]":
+    """An empty figure of one drawing, sizes in inches: a grid, two spines, and letters that a phone can show."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -85,9 +88,18 @@ def _canvas(width: float, height: float) -> "tuple[Figure, Axes]":
     axes.grid(color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(color=GRID, labelcolor=INK, labelsize=8)
-    axes.xaxis.label.set(color=INK, size=9)
-    axes.yaxis.label.set(color=INK, size=9)
+    for name in (axes.xaxis.label, axes.yaxis.label):
+        name.set(color=INK, size=9, parse_math=False)
     return figure, axes
+
+
+def _told(report: Report, rows: list[Row], accuracy: str, cost: str) -> str:
+    """What the drawing shows, for who cannot see it."""
+    points = [
+        f"{label(report, row.role)} {figures.told(row.numbers[accuracy])} at {figures.told(row.numbers[cost])}"
+        for row in rows
+    ]
+    return f"{figures.name(accuracy)} against {figures.name(cost)}: {', '.join(points)}"
 
 
 def _scale(axes: "Axes", costs: list[float]) -> None:
@@ -103,19 +115,48 @@ def _scale(axes: "Axes", costs: list[float]) -> None:
         axes.set_xlim(left=0)
 
 
-def _label(figure: "Figure", axes: "Axes", points: list[tuple[str, float, float]]) -> None:
-    """Write each name right of its point, pushed up where it would lie on the one below."""
+def styled(report: Report, row: Row) -> dict[str, Any]:
+    """How a row's line is drawn: by colour and by dashes, so that neither is needed alone."""
+    place = report.rows.index(row)
+    return {"color": SERIES[place % len(SERIES)], "linestyle": DASHES[place % len(DASHES)], "linewidth": 1.5}
+
+
+def legend(axes: "Axes") -> None:
+    """Name the lines above the drawing, where they hide nothing."""
+    names = axes.get_legend_handles_labels()[1]
+    if not names:
+        return
+    room = axes.get_figure().get_figwidth() * 72 - 2 * LINE  # type: ignore[union-attr]
+    widths = [len(name) * LETTER + 3 * LINE for name in names]
+    columns = len(names) if sum(widths) <= room else max(1, int(room / max(widths)))
+    drawn = axes.legend(
+        loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False, fontsize=8.5,
+        labelcolor=INK, handlelength=2.6, borderpad=0, borderaxespad=0.6, columnspacing=1.2, handletextpad=0.6,
+    )  # fmt: skip
+    for text in drawn.get_texts():
+        text.set_parse_math(False)
+
+
+def write_names(figure: "Figure", axes: "Axes", points: list[tuple[str, float, float]]) -> None:
+    """Write each name right of its point, or left if another lies there, pushed up where it would lie on one below."""
     figure.draw_without_rendering()
     scale = 72 / figure.dpi
+    at = [tuple(float(pixels) * scale for pixels in axes.transData.transform((x, y))) for _, x, y in points]
     placed: list[tuple[float, float]] = []
-    for text, x, y in sorted(points, key=lambda point: point[2]):
-        across, up = (float(pixels) * scale for pixels in axes.transData.transform((x, y)))
-        free = up
+    for (text, x, y), (across, up) in sorted(zip(points, at, strict=True), key=lambda pair: pair[0][2]):
+        left = _is_beside(across, up, at, 1) and not _is_beside(across, up, at, -1)
+        start, free = across - 6 * LINE if left else across, up
         for near, height in placed:
-            if abs(near - across) < 6 * LINE:
+            if abs(near - start) < 6 * LINE:
                 free = max(free, height + LINE)
-        placed.append((across, free))
-        axes.annotate(text, (x, y), (11, free - up - 3), textcoords="offset points", color=INK, fontsize=9)
+        placed.append((start, free))
+        axes.annotate(text, (x, y), (-11 if left else 11, free - up - 3), textcoords="offset points", color=INK,
+                      fontsize=9, ha="right" if left else "left", parse_math=False)  # fmt: skip
+
+
+def _is_beside(across: float, up: float, points: Sequence[tuple[float, ...]], side: int) -> bool:
+    """Whether a point lies where a name on that side (1: right) would be written."""
+    return any(0 < side * (x - across) < 5 * LINE and abs(y - up) < LINE for x, y in points)
 
 
 def _usable(row: Row, metric: str) -> bool:
@@ -130,7 +171,7 @@ def _point(x: Number, y: Number) -> tuple[float, float]:
     return x.value or 0.0, y.value or 0.0
 
 
-def _whisker(number: Number) -> list[list[float]] | None:
+def whisker(number: Number) -> list[list[float]] | None:
     if number.value is None or not figures.interval(number) or number.low is None or number.high is None:
         return None
     return [[max(0.0, number.value - number.low)], [max(0.0, number.high - number.value)]]
@@ -153,7 +194,7 @@ def _finite(value: object) -> float:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else math.nan
 
 
-def _svg(figure: "Figure", description: str) -> str:
+def svg(figure: "Figure", description: str) -> str:
     """The drawing as one element that scales with the page, without metadata and ids that two drawings share."""
     from matplotlib import rc_context
 
@@ -163,9 +204,8 @@ def _svg(figure: "Figure", description: str) -> str:
     svg = text.getvalue()[text.getvalue().index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' id="[A-Za-z][A-Za-z0-9.]*_\d+"', "", svg)
-    svg = re.sub(
-        r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', rf'<svg \1 role="img" aria-label="{escape(description)}">', svg, count=1
-    )
+    opening = f'role="img" aria-label="{escape(description)}">'
+    svg = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', lambda found: f"<svg {found[1]} {opening}", svg, count=1)
     for colour, variable in VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")
     return svg.rstrip()

@@ -1,8 +1,9 @@
-"""The report and the verdict in the terminal: two narrow tables rather than one that wraps, then the answer, big."""
+"""The report and the verdict in the terminal: narrow tables rather than one that wraps, then the answer, big."""
 
 from collections.abc import Iterator
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -26,7 +27,8 @@ COLOURS = {"ship": "green", "hold": "red", "undecided": "yellow", "advice": "cya
 def report_table(report: Report) -> RenderableType:
     """Rows by role: tables for accuracy, for that of listed pairs, for speed and size; notes and faults beneath.
 
-    Fits 80 columns; from 100 on each value has its 95 % interval under it.
+    A table too wide for the terminal goes on in the next; from 100 columns on each value has its interval under it.
+    What was taken under special settings is left to the page.
     """
     return _ReportTable(report)
 
@@ -36,16 +38,37 @@ class _ReportTable:
         self.report = report
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        shown = [metric for metric in figures.metrics(self.report.rows) if metric not in BRIEF]
+        shown = [
+            metric
+            for metric in figures.metrics(self.report.rows)
+            if metric not in BRIEF and not figures.special(metric)
+        ]
         accuracy = [metric for metric in shown if figures.kind(metric) == "accuracy"]
         cost = [metric for metric in shown if metric not in accuracy]
         listed = [metric for metric in accuracy if metric.startswith(LISTED)]
         whole = [metric for metric in accuracy if metric not in listed]
-        for metrics in filter(None, (whole, listed, cost)):
-            yield _table(self.report, metrics, intervals=options.max_width >= ROOM_FOR_INTERVALS)
-            yield Text("")
+        intervals = options.max_width >= ROOM_FOR_INTERVALS
+        for metrics in (whole, listed, cost):
+            while metrics:
+                table, metrics = _fitting(self.report, metrics, intervals, console, options)
+                yield table
+                yield Text("")
         yield from _notes(self.report, shown)
         yield from _faults(self.report)
+        if self.report.suite.quick:
+            yield Text(figures.UNSAID, style="yellow")
+
+
+def _fitting(
+    report: Report, metrics: list[str], intervals: bool, console: Console, options: ConsoleOptions
+) -> tuple[Table, list[str]]:
+    """A table of as many metrics as there is room for, at least one, and those that are left."""
+    unbound = options.update(max_width=10_000)
+    for count in range(len(metrics), 1, -1):
+        table = _table(report, metrics[:count], intervals)
+        if Measurement.get(console, unbound, table).maximum <= options.max_width:
+            return table, metrics[count:]
+    return _table(report, metrics[:1], intervals), metrics[1:]
 
 
 def _table(report: Report, metrics: list[str], intervals: bool) -> Table:
@@ -97,12 +120,19 @@ def verdict_table(verdict: Verdict) -> RenderableType:
     table.add_column(no_wrap=True)
     table.add_column()
     for finding in verdict.findings:
-        table.add_row(_mark(finding), finding.reason)
+        table.add_row(_mark(finding), Text.assemble(finding.reason, (_aside(finding), "dim")))
     return Group(table, Padding(_answer(verdict), (1, 0)))
 
 
 def _mark(finding: Finding) -> Text:
     return Text(figures.MARKS[finding.says], style=f"bold {COLOURS[finding.says]}")
+
+
+def _aside(finding: Finding) -> str:
+    """The interval and how many more samples would decide, where the reason does not say so already."""
+    interval = "" if finding.low is None or "interval" in finding.reason else figures.found(finding)
+    said = "; ".join(filter(None, (interval, figures.more(finding))))
+    return f" [{said}]" if said else ""
 
 
 def _answer(verdict: Verdict) -> Text:

@@ -4,16 +4,22 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from kd2edge.schema.corruption import Corruptions
+from kd2edge.schema.scenario import Scenarios, Sweep
 from kd2edge.schema.section import Plugin, Section
 
 
 class Latency(Section):
-    """The latency protocol: single stream, a fresh process, warm-up by time and by stability of the median."""
+    """The latency protocol: single stream, a fresh process, warm-up by time and by stability of the median.
+
+    `energy` asks for joules too, where the machine tells them, after a second of idling before each process.
+    """
 
     batch: int = Field(1, ge=1)
     warmup_ms: float = Field(200.0, ge=0)
     seconds: float = Field(10.0, gt=0)
     min_samples: int = Field(662, ge=1)
+    energy: bool = False
 
 
 class Rule(Section):
@@ -57,4 +63,11 @@ class Suite(Section):
     split: Literal["test", "val"] = "test"
     data: Plugin | None = None
     latency: Latency = Latency()
+    scenarios: Scenarios = ()
+    sweep: Sweep | None = None
+    corruptions: Corruptions | None = None  # none: damaged images are not measured
+    regressions: bool = True  # whether the report shows images that compression broke; of faces better not
+    quick: bool = False  # set by --quick
+    signed: bool = False  # every artefact that a rule names must be signed
+    confidence: float = Field(0.95, gt=0.5, lt=1)  # of what the gate says, all models that may ship together
     rules: tuple[Rule, ...]

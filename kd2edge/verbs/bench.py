@@ -1,7 +1,12 @@
-"""`bench`: measure what ships, on the machine it ships to: report.json for programs, report.html for people."""
+"""`bench`: measure what ships, on the machine it ships to: report.json for programs, report.html for people.
+
+Until both are written, what was measured lies beside them, so that the same command goes on after an interruption.
+"""
 
 import json
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +15,14 @@ from pydantic import ValidationError
 from kd2edge import drawers
 from kd2edge.artifact import Artifact, Manifest, manifest_path
 from kd2edge.edge import bench as edge
+from kd2edge.edge.kept import Kept, kept_in
 from kd2edge.errors import UserError
 from kd2edge.files import sha256
 from kd2edge.progress import Progress, Silent
 from kd2edge.report.model import Report, write_json
 from kd2edge.report.page import write_page
 from kd2edge.run import Run, open_run
-from kd2edge.schema import Plugin, Target
+from kd2edge.schema import Plugin, Target, quickened
 from kd2edge.verbs import operating, precisions
 from kd2edge.verbs.images import completed, data_for, open_data
 from kd2edge.verbs.inspection import inspected
@@ -25,6 +31,8 @@ from kd2edge.verbs.quantize import DEFAULT_TARGET
 from kd2edge.verbs.suite_data import own_data
 
 REPORT = "report.json"
+VERDICT = "verdict.json"
+KEPT = "bench"  # the folder of a run in which interrupted benches lie
 Items = list[tuple[str, Artifact]]
 
 
@@ -37,6 +45,7 @@ def bench(
     preprocess: str | None = None,
     task: str | None = None,
     progress: Progress | None = None,
+    quick: bool = False,
 ) -> Report:
     """Measure a run's models, or the given ONNX files, by a suite on the test images, and write report and page.
 
@@ -47,7 +56,9 @@ def bench(
     `preprocess` and `task` are stated as for `quantize`. `suite` and `target` default to
     the run's own; for ONNX files to "model" or "model-verification" and "onnx-cpu". The report goes to `out`,
     else into the run (into a folder named as the suite, if that brings its own test set), else to ./report.json, the
-    page beside it. Raises `UserError` for what concerns all rows.
+    page beside it. With `quick` the suite is shortened (see `schema.quickened`). The same call goes on with what an
+    interrupted one has measured. Raises `UserError` for what concerns all rows, or where another bench is measuring for
+    the same report.
     """
     progress = progress or Silent()
     if any(is_run(source) for source in sources):
@@ -56,14 +67,18 @@ def bench(
         refuse_for_a_run(preprocess=preprocess, task=task)
         run = open_run(sources[0])
         with run.lock():
-            return bench_run(run, suite or run.recipe.suite, target or run.recipe.target, out, progress, data=data)
+            return bench_run(
+                run, suite or run.recipe.suite, target or run.recipe.target, out, progress, data=data, quick=quick
+            )
     own = own_data(drawers.read_suite(suite), suite, data) if suite else None
     items, images = _given(sources, data, preprocess, task, progress, own)
     suite = suite or ("model" if items[0][1].manifest.task == "classification" else "model-verification")
     target = target or DEFAULT_TARGET
-    command = f"kd2edge bench {' '.join(map(str, sources))} --suite {suite} --target {target}{_stated(data)}"
-    report = measured(items, images, suite, target, command, progress)
-    _write(report, {}, out or Path(REPORT), progress)
+    command = _command(sources, suite, target, data, quick)
+    path = out or Path(REPORT)
+    with _kept(path.with_name(f".{path.name}.cells"), progress) as kept:
+        report = measured(items, images, suite, target, command, progress, kept=kept, quick=quick)
+        _write(report, {}, path, progress)
     return report
 
 
@@ -75,6 +90,7 @@ def bench_run(
     progress: Progress,
     roles: Sequence[str] | None = None,
     data: Path | None = None,
+    quick: bool = False,
 ) -> Report:
     """`bench` for a run that is locked already; of all its `roles` by default."""
     own = own_data(drawers.read_suite(suite), suite, data)
@@ -84,13 +100,16 @@ def bench_run(
     items = [(role, item) for role, item in items if roles is None or role in roles]
     if not items:
         raise UserError(f"{run.path} has no model to measure yet.", f"kd2edge distill --run {run.path} --resume")
-    command = f"kd2edge bench {run.path} --suite {suite} --target {target}{_stated(data)}"
-    report = measured(items, own or run.recipe.data, suite, target, command, progress)
+    command = _command([run.path], suite, target, data, quick)
     folder = run.path / Path(suite).stem if own else run.path
-    path = _write(report, curves(run.path), out or folder / REPORT, progress)
-    if own is None:
-        operating.keep(items, report)
-    run.record("bench", "finished", suite=suite, target=target, report=str(path), sha256=sha256(path))
+    with _kept(run.path / KEPT / f"{Path(suite).stem}-{Path(target).stem}", progress) as kept:
+        report = measured(items, own or run.recipe.data, suite, target, command, progress, kept=kept, quick=quick)
+        path = _write(report, curves(run.path), out or folder / REPORT, progress, made(run.path))
+        if own is None:
+            operating.keep(items, report)
+        run.record("bench", "finished", suite=suite, target=target, report=str(path), sha256=sha256(path))
+    with suppress(OSError):  # others may lie in it
+        (run.path / KEPT).rmdir()
     return report
 
 
@@ -111,6 +130,11 @@ def curves(folder: Path) -> dict[str, list[dict[str, Any]]]:
         path.stem: [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
         for path in sorted((folder / "log").glob("*.jsonl"))
     }
+
+
+def made(folder: Path) -> list[dict[str, Any]]:
+    """What the ledger of a run names, oldest first; nothing where there is no ledger."""
+    return [event for event in Run(folder).events() if event["event"] == "artifact"]
 
 
 def _entered(run: Run, entry: Mapping[str, Any]) -> Artifact:
@@ -157,10 +181,28 @@ def _given(
     return list(items.items()), images
 
 
+@contextmanager
+def _kept(folder: Path, progress: Progress) -> Iterator[Kept]:
+    """What an interrupted bench left in a folder, which is gone once this one is finished."""
+    with kept_in(folder) as kept:
+        if kept.earlier:
+            progress.say(f"An interrupted bench left {kept.earlier} measurements; to begin anew, remove {folder}")
+        yield kept
+        kept.remove()
+
+
 def measured(
-    items: Items, data: Plugin, suite: str, target: str, command: str, progress: Progress, accuracy: bool = True
+    items: Items,
+    data: Plugin,
+    suite: str,
+    target: str,
+    command: str,
+    progress: Progress,
+    accuracy: bool = True,
+    kept: Kept | None = None,
+    quick: bool = False,
 ) -> Report:
-    """A report on the files, by a suite; of speed and size alone without `accuracy`."""
+    """A report on the files, by a suite; of speed and size alone without `accuracy`. See `edge.bench` for `kept`."""
     progress.start("bench", 100)
     done = 0
 
@@ -171,6 +213,7 @@ def measured(
         progress.advance(steps, now=what)
 
     source, rules = open_data(data), drawers.read_suite(suite)
+    rules = quickened(rules) if quick else rules
     report = edge.bench(
         items,
         drawers.read_target(target),
@@ -183,17 +226,27 @@ def measured(
         extra_numbers=dict(inspected(items, source, rules.split)) if accuracy else None,
         progress=tell,
         accuracy=accuracy,
+        kept=kept,
     )
     progress.advance(100 - done, now="done")
     return report
 
 
-def _stated(data: Path | None) -> str:
-    return "" if data is None else f" --data {data}"
+def _command(sources: Sequence[Path], suite: str, target: str, data: Path | None, quick: bool) -> str:
+    """What repeats the bench, as a shell would take it."""
+    stated = ["--suite", suite, "--target", target, *(() if data is None else ("--data", str(data)))]
+    return shlex.join(["kd2edge", "bench", *map(str, sources), *stated, *(["--quick"] if quick else ())])
 
 
-def _write(report: Report, logs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, progress: Progress) -> Path:
+def _write(
+    report: Report,
+    logs: Mapping[str, Sequence[Mapping[str, Any]]],
+    path: Path,
+    progress: Progress,
+    lineage: Sequence[Mapping[str, Any]] = (),
+) -> Path:
+    path.with_name(VERDICT).unlink(missing_ok=True)  # it was on the report that this one replaces
     write_json(report, path)
-    page = write_page(report, None, logs, path.with_suffix(".html"))
+    page = write_page(report, None, logs, path.with_suffix(".html"), lineage)
     progress.say(f"Report: {path}, page: {page}")
     return path

@@ -101,7 +101,8 @@ def _measured(result: Result, report: Report, roles: tuple[str, ...]) -> Result:
 
 
 def _kept(row: Row) -> Row:
-    """A row without its latency, which others may have been trained beside, and without the run's place."""
+    """A row without its latency, which others may have been trained beside, without series and the run's place."""
     numbers = {name: number for name, number in row.numbers.items() if figures.kind(name) != "speed"}
     conditions = {name: value for name, value in row.conditions.items() if name in KEPT_CONDITIONS}
-    return row.model_copy(update={"numbers": numbers, "conditions": conditions, "file": Path(row.file).name})
+    bare = {"traces": {}, "comparisons": (), "file": Path(row.file).name}
+    return row.model_copy(update={"numbers": numbers, "conditions": conditions, **bare})
