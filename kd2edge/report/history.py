@@ -56,7 +56,7 @@ def history_table(found: History) -> RenderableType:
     for role in found.roles:
         table = Table(title=Text(role), title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
         for name in ("", "", *(_title(found, metric) for metric in found.metrics)):
-            table.add_column(name, justify="right" if name else "left", no_wrap=True)
+            table.add_column(name.replace(" ", "\n"), justify="right" if name else "left", no_wrap=True)
         for moment in found.moments:
             numbers = moment.numbers.get(role, {})
             cells = (figures.value(numbers.get(metric)) for metric in found.metrics)
