@@ -160,6 +160,13 @@ def test_the_history_of_a_folder_of_runs(tmp_path: Path) -> None:
     assert json.loads(result.stdout.splitlines()[-1])["metrics"] == ["size"]
 
 
+def test_a_faulty_row_of_a_history_is_named(tmp_path: Path) -> None:
+    write_json(report(row("fp32", size=size(1)), row(faults=("it is gone",))), tmp_path / "report.json")
+    found = history(tmp_path, ["size"])
+    assert list(found.moments[0].numbers) == ["fp32"]
+    assert found.notes == (".: int8 is faulty: it is gone",)
+
+
 def test_a_history_of_nothing_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no report"):
         history(tmp_path)

@@ -48,6 +48,7 @@ def history(
     newest = found[-1].report
     kept = [version for version in found if _alike(version.report, newest)]
     notes += [f"{v.name} is of {v.report.suite_name} on {v.report.target}" for v in found if v not in kept]
+    notes += [f"{v.name}: {row.role} is faulty: {row.faults[0]}" for v in kept for row in v.report.rows if row.faults]
     chosen = tuple(metrics) or _headlines(newest)
     result = History(
         source=str(source),
