@@ -1,6 +1,7 @@
 """What moved between two reports, and what a report's history in git says."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -114,11 +115,15 @@ def test_a_missing_report_is_a_sentence(tmp_path: Path) -> None:
         compare(there, tmp_path / "b.json")
 
 
+needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="no git on PATH")
+
+
 def git(folder: Path, *arguments: str) -> None:
     who = ["-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
     subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True)
 
 
+@needs_git
 def test_the_history_of_a_baseline_in_git(tmp_path: Path) -> None:
     git(tmp_path, "init", "-q")
     path, said = tmp_path / "baseline.json", ["the first", "a new runtime", "broken", "gone", "the last"]
@@ -172,6 +177,17 @@ def test_a_history_of_nothing_is_a_sentence(tmp_path: Path) -> None:
         history(tmp_path)
     with pytest.raises(UserError, match="There is no report"):
         history(tmp_path / "baseline.json")
+
+
+@needs_git
+def test_a_report_that_git_does_not_keep(tmp_path: Path) -> None:
     lone = write_json(report(row()), tmp_path / "lone.json")
     with pytest.raises(UserError, match="git cannot tell"):
+        history(lone)
+
+
+def test_a_machine_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lone = write_json(report(row()), tmp_path / "lone.json")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="no git here"):
         history(lone)
