@@ -83,6 +83,40 @@ def test_resuming_is_bit_exact(folder: Path, tmp_path: Path, after: int, precisi
     assert not list(tmp_path.rglob("*.partial.*"))
 
 
+@pytest.mark.parametrize("after", [4, 9])
+def test_resuming_keeps_the_average_bit_for_bit(folder: Path, tmp_path: Path, after: int) -> None:
+    straight = Job(folder, tmp_path / "straight", ema=0.9).train()
+    with pytest.raises(KeyboardInterrupt):
+        Job(folder, tmp_path / "resumed", ema=0.9).train(Interrupting(after))
+    resumed = Job(folder, tmp_path / "resumed", ema=0.9).train()
+    assert all(torch.equal(straight[key], resumed[key]) for key in straight)
+    plain = Job(folder, tmp_path / "plain").train()
+    assert any(not torch.equal(straight[key], plain[key]) for key in straight)
+
+
+def test_what_ships_of_an_average_is_that_of_all_steps(folder: Path, tmp_path: Path) -> None:
+    """Against numpy in float64, over what an unaveraged training of the same seed passes through."""
+    job, seen = Job(folder, tmp_path / "plain"), []
+
+    class Watching(Silent):
+        def advance(self, steps: int = 1, **figures: float | str) -> None:
+            if figures:
+                seen.append({k: v.double().numpy().copy() for k, v in job.net.state_dict().items()})
+
+    start = {k: v.double().numpy().copy() for k, v in job.net.state_dict().items()}
+    job.train(Watching())
+    averaged = Job(folder, tmp_path / "ema", ema=0.8).train()
+    expected = start
+    for n, now in enumerate(seen, 1):
+        decay = min(0.8, (1 + n) / (10 + n))
+        expected = {k: decay * expected[k] + (1 - decay) * now[k] for k in now}
+    counts = [key for key in averaged if "num_batches" in key]
+    assert counts
+    assert all(int(averaged[key]) == len(seen) for key in counts)
+    for key in averaged.keys() - set(counts):
+        np.testing.assert_allclose(averaged[key].numpy(), expected[key], rtol=2e-5, atol=1e-6)
+
+
 def test_a_torn_log_line_is_dropped(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         Job(folder, tmp_path / "run").train(Interrupting(7))

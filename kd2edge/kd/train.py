@@ -6,15 +6,12 @@ same order, augmentation and dropout as one that was never interrupted.
 
 import json
 import math
-import signal
 import threading
 import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -27,9 +24,11 @@ from kd2edge.errors import Diverged
 from kd2edge.files import append, write_atomic
 from kd2edge.kd import checkpoint, devices, ranks, rows, store
 from kd2edge.kd.augment import prepare
+from kd2edge.kd.average import Average
 from kd2edge.kd.method import Batch, Stage
 from kd2edge.kd.recall import Recall
 from kd2edge.kd.schedule import learning_rate, optimizer
+from kd2edge.kd.stopping import stop_at_step
 from kd2edge.progress import Progress
 
 
@@ -115,6 +114,7 @@ class _Training:
         self.epoch = self.step = 0
         self.sums: dict[str, float] = {}
         self.seconds = 0.0
+        self.average: Average | None = None
         self.recall = self._recall()
 
     def key(self) -> str:
@@ -137,13 +137,16 @@ class _Training:
 
     def run(self) -> None:
         with devices.placed(self.device, self.stage.learner, *self.stage.frozen):
+            self.average = None if self.plan.ema is None else Average(self.stage.learner, self.plan.ema)
             self._restore()
             self.trainer.progress.start(f"{self.trainer.folder.name}: {self.stage.name}", self.epochs * self.steps)
             self.trainer.progress.advance(self.epoch * self.steps + self.step)
             self._epochs()
+            if self.average is not None:
+                self.average.ship()
 
     def _epochs(self) -> None:
-        with _stop_at_step() as stop:
+        with stop_at_step() as stop:
             while self.epoch < self.epochs:
                 self._epoch(stop)
                 self._log()
@@ -188,6 +191,8 @@ class _Training:
         if self.plan.clip is not None:
             rows.clip(self.stage.learner.parameters(), self.plan.clip)
         self.optimizer.step()
+        if self.average is not None:
+            self.average.update()
         for name, value in {"loss": sum(means.values()), **means}.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         rate = self.batch / (time.perf_counter() - began)
@@ -239,6 +244,7 @@ class _Training:
             "step": self.step,
             "sums": self.sums,
             "seconds": self.seconds,
+            "average": None if self.average is None else self.average.state_dict(),
         }
         if self.trainer.ranks.first:
             checkpoint.write(tree, self.trainer.partial(self.stage))
@@ -252,6 +258,8 @@ class _Training:
             self.optimizer.load_state_dict(tree["optimizer"])
             self.epoch, self.step = tree["epoch"], tree["step"]
             self.sums, self.seconds = tree["sums"], tree["seconds"]
+            if self.average is not None:
+                self.average.load_state_dict(tree["average"])
         self.trainer.ranks.wait()  # before rank 0 writes anything anew
         if self.trainer.ranks.first:
             keep_log(self.trainer.log, self.stage.name, self.epoch)
@@ -277,24 +285,3 @@ def log_lines(path: Path) -> list[dict[str, Any]]:
     """The lines of a training log, without a last one that a kill has torn."""
     text = path.read_text() if path.exists() else ""
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-
-
-@contextmanager
-def _stop_at_step() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C or SIGTERM into a flag that is read between steps; a second one stops at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -79,7 +79,8 @@ class Augment(Section):
 class Train(Section):
     """In epochs, 0 of which train nothing; `precision: auto` is bf16 where the device has that, else fp32.
 
-    `device: auto` is an NVIDIA GPU where torch can use one, else the processor.
+    `device: auto` is an NVIDIA GPU where torch can use one, else the processor. `ema` is the decay of a moving average
+    of the weights, taken at every step, that ships in their place.
     """
 
     epochs: int = Field(ge=0)
@@ -94,6 +95,7 @@ class Train(Section):
     milestones: tuple[float, ...] = ()
     gamma: float = Field(0.1, gt=0, le=1)
     clip: float | None = Field(None, gt=0)
+    ema: float | None = Field(None, gt=0, lt=1)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     augment: Augment = Augment()
