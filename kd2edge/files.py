@@ -4,16 +4,17 @@ import contextlib
 import errno
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from kd2edge.errors import UserError
+from kd2edge.errors import UserError, first_line
 
 
-def write_atomic(path: Path, write: bytes | Callable[[BinaryIO], object]) -> Path:
-    """Write `path` through a temporary file in its folder, fsync and rename.
+def write_atomic(path: Path, write: bytes | Callable[[BinaryIO], object], mode: int = 0o644) -> Path:
+    """Write `path` through a temporary file in its folder, fsync and rename; until then nobody else may read it.
 
     `write` is the content, or a function that writes it to an open binary file. Raises `UserError` when the disk is
     full or the folder cannot be written; the old file, if any, is then untouched and nothing is left behind.
@@ -26,7 +27,7 @@ def write_atomic(path: Path, write: bytes | Callable[[BinaryIO], object]) -> Pat
             file.write(write) if isinstance(write, bytes) else write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, mode)
         os.replace(temporary, path)
     except OSError as error:
         raise disk_fault(error, path) from error
@@ -65,3 +66,46 @@ def sha256(path: Path) -> str:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
     return digest.hexdigest()
+
+
+def read_bounded(path: Path, most: int) -> bytes:
+    """The content of a regular file of at most so many bytes.
+
+    Raises FileNotFoundError where there is none, and `UserError` for one that is larger, is no regular file (a pipe
+    would make us wait for ever) or cannot be read.
+    """
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+            found = os.fstat(file.fileno())
+            content = file.read(most + 1) if stat.S_ISREG(found.st_mode) and found.st_size <= most else None
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+        raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+    if content is None or len(content) > most:
+        why = f"is larger than {most:,} bytes" if stat.S_ISREG(found.st_mode) else "is no regular file"
+        raise UserError(f"{path} {why} and is not read.")
+    return content
+
+
+def is_plain(name: str) -> bool:
+    """Whether `name` can name a file of its own folder and be printed: no separator, no "..", no control character."""
+    fits = 0 < len(name.encode("utf-8", "replace")) < 256
+    return fits and name not in (".", "..") and not {"/", "\\"} & set(name) and name.isprintable()
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The file `name`, relative, as it lies in `folder` once every link is followed; it need not exist.
+
+    Raises `UserError` for a name that is absolute, climbs by "..", cannot be printed, or leads out by a link.
+    """
+    parts = name.split("/")
+    if not all(part == "." or is_plain(part) for part in parts):
+        raise UserError(f"{name!r} does not name a file within {folder}.", "only plain relative names are followed")
+    try:
+        found, root = (folder / name).resolve(), folder.resolve()
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
+        raise UserError(f"{folder / name} cannot be followed: {first_line(error)}.") from error
+    if root not in found.parents:
+        raise UserError(f"{name!r} leads out of {folder} by a link.", "put the file itself there")
+    return found

@@ -12,9 +12,9 @@ from typing import Any
 import yaml
 
 from kd2edge import artifact, drawers
-from kd2edge.artifact import Artifact
+from kd2edge.artifact import Ancestor, Artifact
 from kd2edge.errors import UserError
-from kd2edge.files import disk_fault, write_atomic
+from kd2edge.files import disk_fault, sha256, write_atomic
 from kd2edge.schema import Recipe
 
 RECIPE = "recipe.yaml"
@@ -33,6 +33,11 @@ class Run:
     @property
     def recipe(self) -> Recipe:
         return drawers.read_recipe(self.path / RECIPE)
+
+    @property
+    def origin(self) -> Ancestor:
+        """The recipe, with which the chain of every artefact of this run begins."""
+        return Ancestor(role="recipe", kind="recipe", sha256=sha256(self.path / RECIPE))
 
     def record(self, verb: str, event: str, **data: Any) -> None:
         """Append one line to the ledger, durably. Raises `UserError` when the disk is full."""

@@ -5,12 +5,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import onnx
 import pytest
 
-from kd2edge.edge import trt_build
+from kd2edge.edge import trt_versions
 from kd2edge.edge.session import Backend, open_backend
 from kd2edge.errors import MissingExtra, UserError, install_command
 from kd2edge.schema import Target
+from tests import graphs
 
 TARGET = Target(about="dGPU", backend="tensorrt", flavour="tensorrt", precisions=("fp32",), workspace_mib=64)
 
@@ -47,8 +49,9 @@ def null_builder(logger: Any) -> Any:
 def test_a_builder_without_a_driver_is_a_user_error(
     backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    binding = SimpleNamespace(ILogger=Logger, Builder=null_builder)
+    binding = SimpleNamespace(ILogger=Logger, Builder=null_builder, __version__="10.3.0")
     monkeypatch.setitem(sys.modules, "tensorrt", binding)
+    onnx.save(graphs.residual_net(), str(tmp_path / "net.onnx"))
     with pytest.raises(UserError, match=r"TensorRT cannot build here: CUDA initialization failure with error: 35\."):
         backend.build(tmp_path / "net.onnx", TARGET, tmp_path / "net.engine")
 
@@ -56,8 +59,8 @@ def test_a_builder_without_a_driver_is_a_user_error(
 def test_strong_typing_is_asked_for_where_it_must_be() -> None:
     ten = SimpleNamespace(NetworkDefinitionCreationFlag=SimpleNamespace(EXPLICIT_BATCH=0, STRONGLY_TYPED=1))
     eleven = SimpleNamespace(NetworkDefinitionCreationFlag=SimpleNamespace())
-    assert trt_build.creation_flags(ten) == 2
-    assert trt_build.creation_flags(eleven) == 0
+    assert trt_versions.creation_flags(ten) == 2
+    assert trt_versions.creation_flags(eleven) == 0
 
 
 def test_compute_capabilities_are_for_rtx_alone() -> None:

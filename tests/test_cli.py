@@ -13,11 +13,12 @@ from typer.testing import CliRunner, Result
 
 from kd2edge.cli import app
 from kd2edge.cli.terminal import Terminal
+from kd2edge.edge.check import Check
 from kd2edge.errors import UserError
 from kd2edge.report.model import Number, Report, Row, write_json
 from kd2edge.schema import Rule, Suite
 from kd2edge.verbs import distill, shelf, study
-from kd2edge.verbs.doctor import Check, base_is_broken, doctor
+from kd2edge.verbs.doctor import base_is_broken, doctor
 
 SHIPS = Number(value=90, unit="%", low=85, high=95)
 UNSURE = Number(value=90, unit="%", low=70, high=95)

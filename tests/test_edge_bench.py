@@ -164,7 +164,7 @@ def test_a_classification_bench_in_which_each_row_fails_alone(tmp_path: Path) ->
         "altered": (altered, "sha256 differs"),
         "undescribed": (linear(tmp_path / "undescribed.onnx", weights, preprocessing=None), "no preprocessing"),
         "nan": (linear(tmp_path / "nan.onnx", np.full((64, CLASSES), np.nan)), "NaN"),
-        "unloadable": (unloadable, "cannot load"),
+        "unloadable": (unloadable, "cannot be read as ONNX"),
         "misfit": (linear(tmp_path / "misfit.onnx", weights, preprocessing=larger), "(8, 8, 1)"),
     }
     rows = {row.role: row for row in run([(role, made) for role, (made, _) in cases.items()]).rows}

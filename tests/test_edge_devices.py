@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from kd2edge import __version__
 from kd2edge.edge import devices
+from tests.jetsons import BOARDS
 
 X86 = """processor\t: 0
 model name\t: Imaginary 9000
@@ -101,3 +103,42 @@ def test_what_makes_two_devices_differ(tmp_path: Path) -> None:
     assert devices.difference(one, {**one, "load": 9.0, "os": "other"}) is None
     assert devices.difference(one, {**one, "cpu": "Real 1"}) == "cpu Imaginary 9000 against Real 1"
     assert "flags" in str(devices.difference(one, {**one, "flags": []}))
+
+
+def test_how_a_jetson_is_set_up_is_in_its_fingerprint(tmp_path: Path) -> None:
+    seen = devices.fingerprint(BOARDS["jetson-orin-nano"](tmp_path))
+    assert (seen["jetpack"], seen["power_mode_name"], seen["jetson_clocks"], seen["fan"]) == (
+        "6.2",
+        "MAXN_SUPER",
+        False,
+        0.4,
+    )
+    assert seen["board"].endswith("Orin Nano Engineering Reference Developer Kit Super")
+    assert json.loads(json.dumps(seen)) == seen
+
+
+OLD: dict[str, Any] = {
+    "cpu": "Imaginary 9000",
+    "cores": 4,
+    "flags": [],
+    "board": None,
+    "gpus": ["RTX 0"],
+    "driver": "550.54.15",
+}
+
+
+def test_a_report_of_before_gpus_were_described_stays_comparable() -> None:
+    now = OLD | {"gpu_details": [{"name": "RTX 0", "sm": "8.6", "memory_mib": 8192, "persistence": True}], "fan": None}
+    assert devices.difference(now, OLD) is None
+    assert devices.difference(OLD, now) is None
+    assert devices.difference(now, {**OLD, "gpus": ["RTX 1"]}) == "gpus ['RTX 0'] against ['RTX 1']"
+
+
+def test_gpus_of_one_name_and_two_sizes_are_two_devices() -> None:
+    small, large = (
+        OLD | {"gpu_details": [{"name": "RTX 0", "sm": "8.6", "memory_mib": size, "persistence": True}]}
+        for size in (8192, 12288)
+    )
+    assert "8192" in str(devices.difference(small, large))
+    set_otherwise = {**small, "gpu_details": [{**small["gpu_details"][0], "persistence": False, "power_limit_w": 100}]}
+    assert devices.difference(small, set_otherwise) is None  # a setting of the same device

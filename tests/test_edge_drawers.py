@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 from kd2edge import drawers, shelves
 from kd2edge.schema import Suite, Target
@@ -36,6 +37,26 @@ def test_a_target_names_a_back_end_of_the_shelf(name: str) -> None:
     target = drawers.read_target(name)
     assert target.backend in shelves.names(shelves.BACKENDS)
     assert "fp32" in target.precisions
+
+
+DLA = {"jetson-orin-nano": 0, "jetson-orin-nx": 2, "jetson-agx-orin": 2, "jetson-thor": 0}
+
+
+@pytest.mark.parametrize("name", drawers.names("targets"))
+def test_a_target_tells_the_truth_about_its_device(name: str) -> None:
+    target = drawers.read_target(name)
+    for specifier in (target.tensorrt, target.python):
+        assert specifier is None or len(SpecifierSet(specifier)) > 0
+    assert (target.board is None) == (not target.jetpack) == (not name.startswith("jetson-"))
+    assert target.dla_cores == DLA.get(name, 0)
+    if target.board:
+        assert target.sm == ("11.0" if name == "jetson-thor" else "8.7")  # CUDA 13's name; 10.1 under 12.8 and 12.9
+        assert target.proved_as == "8.6"
+        assert any("SM 8.6" in line for line in drawers.find("targets", name).read_text().splitlines()[:4])
+    if target.backend == "tensorrt":
+        assert target.tensorrt is not None
+        assert not SpecifierSet(target.tensorrt).contains("10.2.0")
+        assert SpecifierSet(target.tensorrt).contains("10.3.0" if target.sm != "11.0" else "10.13.3")
 
 
 @pytest.mark.parametrize("name", drawers.names("suites"))

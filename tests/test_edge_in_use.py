@@ -101,7 +101,7 @@ def test_a_file_of_a_fixed_batch_says_what_it_cannot_be_asked(tmp_path: Path) ->
     assert row.numbers["latency_p50@b2"].note == "the file takes batches of 5"
 
 
-@pytest.mark.parametrize("where", ["scenario", "sweep"])
+@pytest.mark.parametrize("where", ["scenario", "sweep", "stages of the sweep"])
 def test_a_row_that_was_throttled_in_any_of_it_says_so(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,14 +109,17 @@ def test_a_row_that_was_throttled_in_any_of_it_says_so(
         np.save(job.samples or Path(), np.full(90, 1_000_000))
         here = job.scenario is not None if where == "scenario" else job.latency is not None and job.latency.batch == 2
         watched = Watched(at=0, lasted_s=1, throttle_events=int(here), steal=0.25)
-        return Answer(provider="Scripted", scenario={"samples_per_query": 1}, watched=watched)
+        seen = {"watched": watched}
+        if where == "stages of the sweep":
+            seen = {"watched": watched.model_copy(update={"throttle_events": 0}), "watched_stages": watched}
+        return Answer(provider="Scripted", scenario={"samples_per_query": 1}, **seen)
 
     monkeypatch.setattr(jobs, "run_job", hot)
     (row,) = run(tmp_path, scenarios=SCENARIOS[:1], sweep={"batches": [2], "seconds": 0.02}).rows
     assert row.faults == ()
     assert row.conditions["throttled"] is True
     told = row.conditions["scenarios"]["single_stream"], row.conditions["sweep"]["b2"]
-    assert [one["throttled"] for one in told] == [where == "scenario", where == "sweep"]
+    assert [one["throttled"] for one in told] == [where == "scenario", where != "scenario"]
     assert [one["steal"] for one in told] == [0.25, 0.25]
 
 

@@ -37,6 +37,7 @@ from tests.spoilt import (
     without_metric,
 )
 
+SIGNED = {"key": "5" * 64, "name": "release"}
 DATA = {**judged.DATA, "sha256": "e" * 64}
 BAD: dict[str, tuple[set[str], Spoil]] = {
     "no row": (KINDS, without("int8")),
@@ -81,8 +82,12 @@ BAD: dict[str, tuple[set[str], Spoil]] = {
     "their report quick": (TIMED & BASED, their_suite(quick=True)),
     "unsigned": (KINDS, suite(signed=True)),
     "said to be unsigned": (KINDS, lambda r, b, n: suite(signed=True)(with_conditions(r, "int8", signed=False), b, n)),
-    "signed in words only": (KINDS, lambda r, b, n: suite(signed=True)(with_conditions(r, "int8", signed="yes"), b, n)),
-    "their row unsigned": (BESIDE, lambda r, b, n: suite(signed=True)(with_conditions(r, "int8", signed=True), b, n)),
+    "signed in words only": (KINDS, lambda r, b, n: suite(signed=True)(with_conditions(r, "int8", signed=True), b, n)),
+    "signed by no key": (
+        KINDS,
+        lambda r, b, n: suite(signed=True)(with_conditions(r, "int8", signed={**SIGNED, "key": "ab"}), b, n),
+    ),
+    "their row unsigned": (BESIDE, lambda r, b, n: suite(signed=True)(with_conditions(r, "int8", signed=SIGNED), b, n)),
     "another device": (TIMED & BASED, elsewhere),
     "no device known": (TIMED & BASED, their_report(device={})),
     "another target": (BASED, their_report(target="u")),
@@ -161,7 +166,7 @@ GOOD: dict[str, tuple[set[str], Spoil]] = {
     "signed": (
         KINDS,
         lambda r, b, n: suite(signed=True)(
-            with_conditions(with_conditions(r, "int8", signed=True), "fp32", signed=True), b, n
+            with_conditions(with_conditions(r, "int8", signed=SIGNED), "fp32", signed=SIGNED), b, n
         ),
     ),
     "surer": (

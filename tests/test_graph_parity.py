@@ -95,6 +95,8 @@ def test_a_model_runs_from_memory_and_from_a_file(tmp_path: Path) -> None:
 
 
 def test_a_file_that_onnxruntime_refuses_is_told(tmp_path: Path) -> None:
-    (tmp_path / "bad.onnx").write_bytes(b"no model")
+    bad = residual_net()
+    bad.graph.node[0].op_type = "Nonsense"
+    (tmp_path / "bad.onnx").write_bytes(bad.SerializeToString())
     with pytest.raises(UserError, match=r"bad\.onnx cannot be loaded"):
         run_onnx(tmp_path / "bad.onnx", images(1))

@@ -4,6 +4,7 @@ TensorRT for RTX builds without a GPU, so this proof runs wherever its package i
 """
 
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from kd2edge import drawers
+from kd2edge.artifact import open_artifact
 from kd2edge.edge.session import open_backend
 from kd2edge.errors import UserError
 from kd2edge.graph.cast import to_fp16
@@ -22,10 +24,14 @@ from kd2edge.kd.method import Lesson
 from kd2edge.kd.methods.sim_kd import SimKD
 from kd2edge.kd.tasks import Task
 from kd2edge.schema import NetSpec, Target
+from kd2edge.verbs.engines import proof
 
 pytestmark = pytest.mark.kd
 
 BACKEND = open_backend("tensorrt_rtx")
+CAPABILITIES = ("8.0", "8.6", "8.9", "12.0", "12.1")
+PRECISIONS = ("fp32", "fp16", "int8")
+HALF_INT8 = "int8-fp16"
 SHAPE = net.Shape(channels=1, size=(32, 32), classes=40)
 MARGIN = {"embedding": 64, "head": {"name": "arcface"}}
 
@@ -57,6 +63,8 @@ NETS: dict[str, Callable[[], net.Net]] = {
     make.__name__: make for make in (resnet, resnet_classifier, mobilefacenet, mobilefacenet_relu, sim_kd_student)
 }
 
+ISSUE_NETS = ("resnet", "mobilefacenet", "sim_kd_student")
+
 
 def build(spec: dict[str, object]) -> net.Net:
     torch.manual_seed(0)
@@ -69,65 +77,120 @@ def samples() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def graphs(samples: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def graphs(samples: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """The ONNX file of a net in a precision, made by the exporter, `to_fp16` and `quantize_model`, each once."""
     folder = tmp_path_factory.mktemp("graphs")
 
-    def exported(name: str) -> Path:
-        path = folder / f"{name}.onnx"
-        if not path.exists():
-            made = NETS[name]().eval()
-            output = "logits" if "classifier" in name else "embedding"
-            to_onnx.export(made, output, samples, path)
+    def exported(name: str, precision: str) -> Path:
+        path = folder / f"{name}.{precision}.onnx"
+        if path.exists():
+            return path
+        if precision == "fp32":
+            to_onnx.export(NETS[name]().eval(), "logits" if "classifier" in name else "embedding", samples, path)
+            return path
+        wider = "int8" if precision == HALF_INT8 else "fp32"
+        save_model(in_precision(load_model(exported(name, wider)), precision, samples), path)
         return path
 
     return exported
 
 
 def in_precision(model: onnx.ModelProto, precision: str, samples: np.ndarray) -> onnx.ModelProto:
-    if precision == "fp16":
+    if precision in ("fp16", HALF_INT8):
         return to_fp16(model, [samples])
-    return quantize_model(model, [samples], "tensorrt").model if precision == "int8" else model
+    return quantize_model(model, [samples], "tensorrt").model
 
 
 @pytest.fixture(scope="module")
 def target() -> Target:
-    reason = BACKEND.available()
-    return drawers.read_target("nvidia-rtx") if builds() else pytest.skip(f"no TensorRT for RTX here: {reason}")
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install 'kd2edge[rtx]'")
+    return drawers.read_target("nvidia-rtx")
 
 
-def builds() -> bool:
-    try:
-        import tensorrt_rtx  # noqa: F401
-    except ImportError:
-        return False
-    return True
+def named(target: Target, *capabilities: str) -> Target:
+    return target.model_copy(update={"compute_capabilities": capabilities})
 
 
 @pytest.mark.parametrize("name", list(NETS))
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_an_exported_graph_becomes_an_engine(
     name: str,
     precision: str,
     target: Target,
-    graphs: Callable[[str], Path],
-    samples: np.ndarray,
+    graphs: Callable[[str, str], Path],
     tmp_path: Path,
     record_property: Callable[[str, object], None],
 ) -> None:
-    path = tmp_path / f"{name}.{precision}.onnx"
-    save_model(in_precision(load_model(graphs(name)), precision, samples), path)
-    engine = BACKEND.build(path, target, tmp_path / "engine")
+    """One engine for all that the target names, whose manifest says so."""
+    engine = BACKEND.build(graphs(name, precision), target, tmp_path / "engine")
     assert engine.stat().st_size > 10_000
-    capabilities = " ".join(target.compute_capabilities)
-    record_property("engine", f"{name} {precision}: {engine.stat().st_size:,} bytes for SM {capabilities}")
+    manifest = open_artifact(engine).manifest
+    assert manifest.precision == precision
+    assert manifest.details["build"]["compute_capabilities"] == list(CAPABILITIES) == list(target.compute_capabilities)
+    record_property("engine", f"{name} {precision}: {engine.stat().st_size:,} bytes for SM {' '.join(CAPABILITIES)}")
 
 
-def test_turing_refuses_an_fp32_matrix_product_and_the_mend_is_told(
-    target: Target, graphs: Callable[[str], Path], tmp_path: Path
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_each_compute_capability_alone(
+    precision: str, capability: str, target: Target, graphs: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
-    turing = target.model_copy(update={"compute_capabilities": ("7.5",)})
-    with pytest.raises(UserError) as caught:
-        BACKEND.build(graphs("resnet"), turing, tmp_path / "engine")
+    for name in ISSUE_NETS:
+        engine = BACKEND.build(graphs(name, precision), named(target, capability), tmp_path / f"{name}.engine")
+        assert open_artifact(engine).manifest.details["build"]["compute_capabilities"] == [capability]
+
+
+@pytest.mark.parametrize("name", ISSUE_NETS)
+@pytest.mark.parametrize("precision", ["fp16", HALF_INT8])
+def test_turing_takes_what_has_no_fp32_product(
+    name: str, precision: str, target: Target, graphs: Callable[[str, str], Path], tmp_path: Path
+) -> None:
+    """INT8 whose float layers are FP16: what the quantizer leaves float is FP32 else, the last product among it."""
+    engine = BACKEND.build(graphs(name, precision), named(target, "7.5"), tmp_path / "engine")
+    assert open_artifact(engine).manifest.details["build"]["compute_capabilities"] == ["7.5"]
+
+
+@pytest.mark.parametrize("name", ISSUE_NETS)
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_turing_refuses_an_fp32_matrix_product_and_the_mend_is_told(
+    name: str, precision: str, target: Target, graphs: Callable[[str, str], Path], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"\(Gemm; inputs.*Turing") as caught:
+        BACKEND.build(graphs(name, precision), named(target, "7.5"), tmp_path / "engine")
     assert "7.5" in str(caught.value)
     assert "fp16" in str(caught.value).lower()
     assert not (tmp_path / "engine").exists()
+
+
+BOARDS = ["jetson-orin-nano", "jetson-orin-nx", "jetson-agx-orin", "jetson-thor"]
+
+
+@pytest.mark.parametrize("board", BOARDS)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_for_a_board_another_gpu_stands_and_is_named(
+    board: str, precision: str, target: Target, graphs: Callable[[str, str], Path]
+) -> None:
+    """RTX names neither 8.7 nor Thor's: the same graph for SM 8.6, with what it stands for in the record."""
+    goal = drawers.read_target(board)
+    assert goal.sm is not None
+    for name in ISSUE_NETS:
+        found = proof(graphs(name, precision), goal)
+        assert found is not None
+        assert found == {
+            "by": f"TensorRT for RTX {version('tensorrt-rtx')}",
+            "sm": "8.6",
+            "stands_for": goal.sm,
+            "accepted": True,
+        }
+
+
+def test_a_refusal_is_recorded_as_one(target: Target, graphs: Callable[[str, str], Path]) -> None:
+    turing = drawers.read_target("jetson-orin-nano").model_copy(update={"proved_as": "7.5"})
+    found = proof(graphs("resnet", "fp32"), turing)
+    assert found is not None
+    assert found["accepted"] is False
+    assert "Gemm" in found["refusal"]
+
+
+def test_a_device_that_rtx_names_needs_no_stand_in(target: Target, graphs: Callable[[str, str], Path]) -> None:
+    assert proof(graphs("resnet", "fp32"), target) is None

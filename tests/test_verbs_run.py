@@ -1,5 +1,6 @@
 """A run from its recipe to its verdict, for real and in small: Omniglot characters as a folder of images."""
 
+import hashlib
 import json
 import shutil
 import signal
@@ -16,7 +17,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from kd2edge import drawers
-from kd2edge.artifact import open_artifact
+from kd2edge.artifact import chain_fault, open_artifact
 from kd2edge.cli import app
 from kd2edge.data import open_source
 from kd2edge.errors import UserError
@@ -102,6 +103,13 @@ def test_every_model_of_a_run_has_its_row_its_lineage_and_its_curve(shipped: Pat
     run = open_run(shipped)
     int8, fp32 = run.artifact("int8"), run.artifact("fp32")
     assert int8.manifest.parents == (fp32.manifest.sha256,)
+    assert chain_fault(int8.manifest) is None
+    assert [(one.kind, one.role) for one in int8.manifest.lineage] == [
+        ("onnx", "fp32"),
+        ("weights", "fp32"),
+        ("recipe", "recipe"),
+    ]
+    assert int8.manifest.lineage[-1].sha256 == hashlib.sha256((shipped / "recipe.yaml").read_bytes()).hexdigest()
     assert int8.manifest.details["images"] == 50
     assert int8.manifest.output == "embedding"
     assert (shipped / "verdict.json").is_file()

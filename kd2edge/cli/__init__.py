@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from kd2edge import __version__
-from kd2edge.cli import comparing, contents, judging, printing, quantization
+from kd2edge.cli import comparing, contents, deploying, judging, keys, machine, printing, quantization
 from kd2edge.cli.options import (
     Data,
     Json,
@@ -22,12 +22,10 @@ from kd2edge.cli.options import (
     Suite,
     Target,
     Task,
-    TestData,
 )
 from kd2edge.cli.outcome import Verb
 from kd2edge.cli.root import Root
 from kd2edge.cli.terminal import Terminal
-from kd2edge.errors import Exit
 
 app = typer.Typer(
     name="kd2edge",
@@ -126,58 +124,8 @@ app.command(cls=Verb)(quantization.sensitivity)
 app.command(cls=Verb)(quantization.search)
 
 
-@app.command(cls=Verb)
-def export(
-    ctx: typer.Context,
-    source: Source,
-    onnx: Annotated[
-        bool, typer.Option("--onnx", help="The ONNX file of each precision of the target [default].")
-    ] = False,
-    trt: Annotated[bool, typer.Option("--trt", help="The engine built from each.")] = False,
-    target: Target = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="Where the files go instead.")] = None,
-    data: Data = None,
-    preprocess: Preprocess = None,
-    task: Task = None,
-    json: Json = False,
-) -> None:
-    """Write what ships, proved equal on real images."""
-    from kd2edge.verbs.export import export as verb
-
-    terminal: Terminal = ctx.obj
-    made = verb(source, onnx, trt, target, out, data, preprocess, task, terminal)
-    for artifact in made:
-        terminal.say(f"{artifact.manifest.precision.upper()}: {artifact.path}")
-    terminal.answer([printing.artifact(artifact) for artifact in made])
-
-
-@app.command(cls=Verb)
-def bench(
-    ctx: typer.Context,
-    sources: Annotated[list[Path], typer.Argument(metavar="RUN|MODEL.onnx...")],
-    suite: Suite = None,
-    target: Target = None,
-    data: TestData = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The report [RUN/report.json].")] = None,
-    preprocess: Preprocess = None,
-    task: Task = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="In a fraction of the time; speed then decides nothing.")
-    ] = False,
-    json: Json = False,
-) -> None:
-    """Measure accuracy, latency, size: a report, a page."""
-    from kd2edge.report.table import report_table
-    from kd2edge.verbs.bench import bench as verb
-
-    terminal: Terminal = ctx.obj
-    given = {"suite": suite, "target": target, "data": data, "out": out, "preprocess": preprocess, "task": task}
-    terminal.resume = printing.again("bench", *sources, **given, quick=quick)
-    report = verb(sources, suite, target, data, out, preprocess, task, terminal, quick)
-    terminal.show(report_table(report))
-    terminal.answer(report.model_dump(mode="json"))
-
-
+app.command(cls=Verb)(deploying.export)
+app.command(cls=Verb)(deploying.bench)
 app.command(cls=Verb)(judging.gate)
 app.command(cls=Verb)(comparing.compare)
 app.command(cls=Verb)(comparing.history)
@@ -259,23 +207,13 @@ def predict(
     terminal.answer([one.model_dump(mode="json") for one in found] if isinstance(found, list) else found.model_dump())
 
 
+app.command(cls=Verb)(keys.keys)
 app.command("list", cls=Verb)(contents.list_)
 app.command(cls=Verb)(contents.show)
 app.command(cls=Verb)(contents.copy)
 
 
-@app.command(cls=Verb)
-def doctor(ctx: typer.Context, json: Json = False) -> None:
-    """Say what works here, and what mends what does not."""
-    from kd2edge.verbs.doctor import base_is_broken
-    from kd2edge.verbs.doctor import doctor as verb
-
-    terminal: Terminal = ctx.obj
-    checks = verb()
-    terminal.show(printing.checks(checks))
-    terminal.answer([check.model_dump() for check in checks])
-    if base_is_broken(checks):
-        raise typer.Exit(Exit.ASKED_WRONGLY)
+app.command(cls=Verb)(machine.doctor)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> Any:

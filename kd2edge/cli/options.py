@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on the last line of stdout; people read stderr.")]
+Json = Annotated[bool, typer.Option("--json", help="Stdout ends with one JSON document; people read stderr.")]
 RecipeName = Annotated[
     str | None, typer.Argument(help="A recipe's name or path [omniglot; with --resume the run's own].")
 ]
@@ -16,9 +16,7 @@ RunPath = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="The 
 Resume = Annotated[bool, typer.Option("--resume", help="Continue --run, or the newest run of the recipe.")]
 Source = Annotated[Path, typer.Argument(metavar="RUN|MODEL.onnx")]
 Target = Annotated[str | None, typer.Option("--target", help="A target's name or path [the run's own, else onnx-cpu].")]
-Suite = Annotated[
-    str | None, typer.Option("--suite", help="A suite's name or path [the run's own, else by the model].")
-]
+Suite = Annotated[str | None, typer.Option("--suite", help="A suite's name or path [the run's, else by the model].")]
 Data = Annotated[Path | None, typer.Option("--data", metavar="FOLDER", help="Class folders under train/ and test/.")]
 TestData = Annotated[
     Path | None,

@@ -12,9 +12,9 @@ from kd2edge.errors import Exit, UserError
 
 if TYPE_CHECKING:  # to print a list of recipes needs no onnx
     from kd2edge.artifact import Artifact
+    from kd2edge.edge.check import Check
     from kd2edge.report.model import Verdict
     from kd2edge.run import Run
-    from kd2edge.verbs.doctor import Check
     from kd2edge.verbs.predict import Classified, Compared
 
 COLOURS = {"ok": "green", "missing": "yellow", "broken": "red"}

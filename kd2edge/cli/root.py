@@ -6,7 +6,11 @@ from typer.core import TyperGroup
 
 
 class Root(TyperGroup):
-    """Its options, which need no explanation, share a line."""
+    """What it is follows its usage at once, and its options, which need no explanation, share a line."""
+
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:
+        with formatter.indentation():
+            formatter.write_text(self.help or "")
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         names = [parameter.opts[-1] for parameter in self.get_params(ctx)]

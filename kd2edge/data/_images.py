@@ -4,6 +4,7 @@ The geometry is that of ImageNet evaluation: scale until the target is covered, 
 the decoder's version travel in the artifact's manifest, so that the device repeats exactly what training saw.
 """
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -39,22 +40,23 @@ def normalize(images: Images, p: Preprocessing) -> npt.NDArray[np.float32]:
     return out
 
 
-def decode(path: Path | str, p: Preprocessing) -> Images:
-    """One image file as uint8 [H, W, C]: upright by its EXIF tag, in `p.color`, scaled to cover `p.size`, centre cut.
+def decode(path: Path | str | BytesIO, p: Preprocessing) -> Images:
+    """One image file, or its bytes, as uint8 [H, W, C] in `p.color`, upright by its EXIF tag, cut about its centre.
 
-    The filter is the one named at the end of `p.decoder`; Pillow antialiases when it shrinks. Raises `UserError`,
-    naming the file, if it is missing or cannot be decoded.
+    It is scaled to cover `p.size` by the filter named at the end of `p.decoder`; Pillow antialiases when it shrinks.
+    Raises `UserError`, naming the file, if it is missing or cannot be decoded.
     """
     resize = FILTERS.get(p.decoder.rsplit("/", 1)[-1])
     if resize is None:
         raise UserError(f"No decoder {p.decoder!r} here.", f"its filter must be one of {', '.join(FILTERS)}")
+    name = "The image" if isinstance(path, BytesIO) else path
     try:
         with Image.open(path) as file:
             upright = _eight_bits(ImageOps.exif_transpose(file)).convert(p.color)
     except FileNotFoundError:
         raise UserError(f"There is no image file {path}.") from None
     except Exception as error:  # Pillow's decoders raise many kinds; whichever it is, the file is at fault
-        raise UserError(f"{path} cannot be decoded: {error}", "replace the file or take it out of the folder") from None
+        raise UserError(f"{name} cannot be decoded: {error}", "replace the file or take it out of the folder") from None
     pixels = np.asarray(_cover(upright, p.size, resize))
     return pixels.reshape(*p.size, p.channels)
 

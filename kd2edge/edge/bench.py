@@ -21,6 +21,7 @@ from kd2edge.edge.in_use import measure_in_use
 from kd2edge.edge.kept import IMAGES, Kept, kept_for_now
 from kd2edge.edge.operating import stored
 from kd2edge.edge.session import Backend, open_backend
+from kd2edge.edge.signed import signed
 from kd2edge.edge.trial import Trial
 from kd2edge.errors import UserError
 from kd2edge.report.model import Number, Regression, Report, Row
@@ -77,7 +78,10 @@ def bench(
         _latency(trials, suite.latency, tell)
         _compare(trials, suite, data, confidence)
         measure_in_use(trials, suite, confidence, device["cores"], lambda text: tell(text, 1.0))
-    rows = [trial.row(conditions, (extra_numbers or {}).get(trial.role, {})) for trial in trials]
+    rows = [
+        trial.row(conditions | signed(trial.artifact, suite.signed), (extra_numbers or {}).get(trial.role, {}))
+        for trial in trials
+    ]
     runtimes = [answer.versions for trial in trials for answer in trial.answers[:1]]
     return Report(
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -143,7 +147,7 @@ def _compare(trials: Sequence[Trial], suite: Suite, data: Split, confidence: flo
     """Rows with rows, by the samples of both, as far as they are not at fault."""
     sound = [trial for trial in trials if not trial.faults]
     rows = {
-        trial.role: Measured(trial.numbers, trial.output, trial.outputs, trial.rounds, trial.conditions)
+        trial.role: Measured(trial.numbers, trial.output, trial.outputs, trial.rounds, trial.conditions, trial.stages)
         for trial in sound
     }
     reference = REFERENCE if any(trial.role == REFERENCE for trial in trials) else trials[0].role if trials else ""

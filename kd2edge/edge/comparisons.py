@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from kd2edge import stats
 from kd2edge.data import Split
-from kd2edge.edge import latencies
+from kd2edge.edge import latencies, staged
 from kd2edge.edge.clustered import clustered
 from kd2edge.edge.session import Floats
 from kd2edge.errors import UserError
@@ -28,13 +28,17 @@ TOPS = {"top1": 1, "top5": 5}
 
 @dataclass(frozen=True)
 class Measured:
-    """What a bench has of one row: `outputs` float32 [N, D], `rounds` of latencies in ns, int64 [n] each."""
+    """What a bench has of one row: `outputs` float32 [N, D], `rounds` of latencies in ns, int64 [n] each.
+
+    `stages` are those of a device of its own, int64 [n, 5] each (see `staged`).
+    """
 
     numbers: Mapping[str, Number]
     output: str  # "logits" or "embedding"
     outputs: Floats | None = None
     rounds: Sequence[latencies.Nanoseconds] = ()
     conditions: Mapping[str, Any] = field(default_factory=dict)
+    stages: Sequence[latencies.Nanoseconds] = ()
 
 
 def comparisons(
@@ -89,7 +93,9 @@ def _compared(
 ) -> Found | None:
     if metric in TOPS and kind == "change":
         return _images(TOPS[metric], ours, theirs, split, confidence)
-    timed = latencies.compared(metric, ours.rounds, theirs.rounds, kind == "ratio", batch, confidence)
+    one = staged.timed(metric, ours.stages) or (metric, ours.rounds)
+    _, others = staged.timed(metric, theirs.stages) or (metric, theirs.rounds)
+    timed = latencies.compared(*one, others, kind == "ratio", batch, confidence)
     return timed or _clusters(metric, ours, theirs, kind, split, confidence)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from kd2edge.edge import devices
 from kd2edge.edge.asked import CANDIDATES
+from kd2edge.edge.signed import unsigned
 from kd2edge.report import figures
 from kd2edge.report.model import Number, Report, Row
 from kd2edge.schema import Rule
@@ -49,8 +50,9 @@ def fit_row(report: Report, role: str, where: str = "report") -> Row:
         raise Unfit(f"{title(role)} of the {where} is faulty: {'; '.join(row.faults)}")
     if not row.provider:
         raise Unfit(f"{title(role)} of the {where} does not say what ran it")
-    if where != BASELINE and report.suite.signed and row.conditions.get("signed") is not True:
-        raise Unfit(f"{title(role)} is not signed, as the suite {report.suite_name} requires")
+    why = unsigned(row.conditions) if where != BASELINE and report.suite.signed else None
+    if why:
+        raise Unfit(f"{title(role)} is not signed, as the suite {report.suite_name} requires: {why}")
     return row
 
 

@@ -6,16 +6,18 @@ from typing import Any
 
 from pydantic_core import to_jsonable_python
 
-from kd2edge.artifact import Artifact
+from kd2edge.artifact import Artifact, open_artifact
 from kd2edge.edge.decoded import Decoded
 from kd2edge.edge.kept import Cell, Kept, digest
 from kd2edge.edge.launch import Died, run_job
 from kd2edge.edge.session import Backend
 from kd2edge.edge.worker import Answer, Job
 from kd2edge.files import sha256
-from kd2edge.schema import Target
+from kd2edge.schema import BatchRange, Target
 
-ANSWER, OUTPUTS, SAMPLES, ENGINE = (Path(name) for name in ("answer.json", "outputs.npy", "samples.npy", "engine"))
+ANSWER, OUTPUTS, SAMPLES, STAGES, ENGINE = (
+    Path(name) for name in ("answer.json", "outputs.npy", "samples.npy", "stages.npy", "engine")
+)
 
 
 class Jobs:
@@ -30,21 +32,39 @@ class Jobs:
         self.role, self.artifact, self.target, self.kept = role, artifact, target, kept
         self.model, self._sha256 = artifact.path, artifact.manifest.sha256
         self._seen = _seen(self.model)
+        self._static: dict[str, int] = {}
+
+    def of_batch(self, backend: Backend, batch: int) -> "Jobs | None":
+        """The jobs of an engine that is built for this batch alone; None where what runs here is no engine built here.
+
+        Raises `UserError` as `prepare` does.
+        """
+        if self.model == self.artifact.path:
+            return None
+        static = BatchRange(min=batch, opt=batch, max=batch)
+        jobs = Jobs(self.role, self.artifact, self.target.model_copy(update={"batch": static}), self.kept)
+        jobs._static = {"batch": batch}
+        jobs.prepare(backend)
+        return jobs
 
     def prepare(self, backend: Backend) -> Path:
         """The file that runs. An engine made of an ONNX file is kept: another build may choose other tactics.
 
-        Raises `UserError` as `Backend.build` does.
+        Where the target requires a signature it is that of the ONNX file: nobody can have signed what is made here.
+        Raises `UserError` as `Backend.build` does, and where that signature is missing.
         """
         if self.artifact.manifest.kind != "onnx":
             return self.model
-        place, key = digest({"role": self.role, "build": self.target.backend}), self._key()
+        if self.target.require_signature:
+            open_artifact(self.model, require_signature=True)
+        place, key = digest({"role": self.role, "build": self.target.backend, **self._static}), self._key()
         found = self.kept.find(place, key)
         if found is None:
             if backend.build(self.model, self.target, self.kept.work() / ENGINE) == self.model:
                 return self.model
             found = self.kept.keep(place, key, Answer())
         self.kept.used.append(found)
+        self.target = self.target.model_copy(update={"require_signature": False})
         self.model = self.kept.file(found, ENGINE)
         self._sha256, self._seen = sha256(self.model), _seen(self.model)
         return self.model

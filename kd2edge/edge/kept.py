@@ -27,7 +27,10 @@ from kd2edge.schema import Section
 
 CELL, WORK, LOCK, IMAGES = "cell.json", "work", ".lock", "images.npy"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-CIRCUMSTANCES = (*devices.IDENTITY, "os", "python", "governor", "max_mhz", "driver", "l4t", "power_mode")
+CIRCUMSTANCES = (
+    *(*devices.IDENTITY, "os", "python", "governor", "max_mhz", "driver", "l4t", "power_mode"),
+    *("gpu_details", "jetson_clocks"),
+)
 TRIES = 100  # to lock a folder that others remove meanwhile
 
 

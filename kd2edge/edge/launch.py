@@ -25,7 +25,7 @@ def run_job(job: Job) -> Answer:
 
     Raises `UserError` where the process could not write what it measured.
     """
-    with Watch(energy=job.latency is not None and job.latency.energy) as watch:
+    with Watch(energy=job.latency is not None and job.latency.energy, gpu=job.target.gpu) as watch:
         done = subprocess.run(
             [sys.executable, "-m", "kd2edge.edge.worker"],
             input=job.model_dump_json().encode(),
@@ -36,7 +36,8 @@ def run_job(job: Job) -> Answer:
         )
     if done.returncode == 0 and job.answer.is_file():
         answer = Answer.model_validate_json(job.answer.read_bytes())
-        return answer.model_copy(update={"watched": watch.told(answer.measured) if answer.measured else None})
+        seen = {"watched": answer.measured, "watched_stages": answer.staged}
+        return answer.model_copy(update={name: watch.told(window) for name, window in seen.items() if window})
     said = done.stderr.decode(errors="replace").strip().splitlines()
     if done.returncode == UNWRITABLE and said:
         raise UserError(said[-1], "free some space; what was measured is kept")

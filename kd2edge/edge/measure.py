@@ -53,9 +53,9 @@ def measure(
     """
     if not len(images):
         raise UserError("There are no images to measure latency with.")
-    turns = cycle(_batches(images, latency.batch))
+    turns = cycle(batches(images, latency.batch))
     with undisturbed():
-        warmup = _warm_up(session, turns, latency.warmup_ms, clock)
+        warmup = warm_up(session.infer, turns, latency.warmup_ms, clock)
         return Samples(_sample(session, turns, latency, clock), warmup)
 
 
@@ -68,7 +68,7 @@ def summary(
     range, or the spread of the processes' own medians, is over a tenth of the median.
     """
     ms = np.sort(np.concatenate(list(rounds))) / 1e6
-    numbers = {f"latency_p{q}": _percentile(ms, q, confidence) for q in NEEDED}
+    numbers = {f"latency_p{q}": percentile(ms, q, confidence) for q in NEEDED}
     mean = float(ms.mean())
     numbers["latency_mean"] = Number(value=mean, unit="ms", n=len(ms), better="lower")
     numbers["latency_std"] = Number(value=float(ms.std()), unit="ms", n=len(ms), better="lower")
@@ -86,10 +86,11 @@ def trace(rounds: Sequence[Nanoseconds]) -> list[float]:
     return [float(rising[rank - 1]) / 1e6 for rank in ranks]
 
 
-def _percentile(ms: npt.NDArray[np.float64], q: int, confidence: float) -> Number:
-    n = len(ms)
-    if n < NEEDED[q]:
-        note = f"a p{q} needs {NEEDED[q]} samples, there are {n}"
+def percentile(ms: npt.NDArray[np.float64], q: int, confidence: float, needed: int | None = None) -> Number:
+    """The nearest rank with its interval; null, with a note, of fewer than `needed` samples, 1 to 662 by q."""
+    n, needed = len(ms), needed or NEEDED[q]
+    if n < needed:
+        note = f"a p{q} needs {needed} samples, there are {n}"
         return Number(value=None, unit="ms", n=n, better="lower", note=note)
     low, high = stats.percentile_interval(ms, q, confidence) or (None, None)
     return Number(value=stats.percentile(ms, q), unit="ms", n=n, low=low, high=high, better="lower")
@@ -105,21 +106,24 @@ def _steadiness(ms: npt.NDArray[np.float64], medians: list[float]) -> dict[str, 
     }
 
 
-def _batches(images: Floats, size: int) -> list[Floats]:
+def batches(images: Floats, size: int) -> list[Floats]:
     """Views of the images, none of them copied unless the last batch has to be filled up from the start."""
     needed = math.ceil(len(images) / size) * size
     whole = images if needed == len(images) else images[np.arange(needed) % len(images)]
     return [whole[start : start + size] for start in range(0, needed, size)]
 
 
-def _warm_up(session: Session, turns: Iterator[Floats], warmup_ms: float, clock: Callable[[], int]) -> dict[str, Any]:
+def warm_up(
+    ask: Callable[[Floats], object], turns: Iterator[Floats], warmup_ms: float, clock: Callable[[], int]
+) -> dict[str, Any]:
+    """Ask until the time is over and the median has settled; how long that took."""
     taken: list[int] = []
     start, settled = clock(), False
     while True:
         elapsed_ms = (clock() - start) / 1e6
         if (settled and elapsed_ms >= warmup_ms) or elapsed_ms >= SETTLING_AT_MOST * warmup_ms:
             return {"ms": elapsed_ms, "calls": len(taken), "settled": settled}
-        taken.append(_timed(session, next(turns), clock))
+        taken.append(_timed(ask, next(turns), clock))
         if len(taken) % WINDOW == 0 and len(taken) > WINDOW:
             before, after = np.median(taken[-2 * WINDOW : -WINDOW]), np.median(taken[-WINDOW:])
             settled = bool(abs(after - before) < SETTLED * before)
@@ -140,9 +144,9 @@ def _sample(session: Session, turns: Iterator[Floats], latency: Latency, clock: 
     return np.array(taken, np.int64)
 
 
-def _timed(session: Session, x: Floats, clock: Callable[[], int]) -> int:
+def _timed(ask: Callable[[Floats], object], x: Floats, clock: Callable[[], int]) -> int:
     start = clock()
-    session.infer(x)
+    ask(x)
     return clock() - start
 
 

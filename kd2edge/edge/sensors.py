@@ -7,6 +7,7 @@ to, the eighth kind stolen by the host of a virtual machine), powercap's RAPL pa
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 ALIVE = range(1, 150)  # degrees Celsius; a zone that is out of order tells -274 or 0
 PROCESSOR = "sys/devices/system/cpu/cpu[0-9]*"
@@ -27,6 +28,48 @@ class Reading:
     microjoules: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True)
+class GpuReading:
+    """One look at a GPU: MHz of its multiprocessors and of its memory, °C, the share of time it was busy in 0..1.
+
+    Each rail tells either the `microjoules` that have added up or the `watts` of this moment; the other is empty.
+    `reasons` say why the clock is not higher; `events` count throttling since the start. A `fault` is one sentence:
+    the GPU no longer answers, and all else is unknown.
+    """
+
+    mhz: float | None = None
+    memory_mhz: float | None = None
+    celsius: float | None = None
+    busy: float | None = None
+    microjoules: tuple[int, ...] = ()
+    watts: tuple[float, ...] = ()
+    reasons: tuple[str, ...] | None = None
+    events: int | None = None
+    fault: str | None = None
+
+
+class Gpu(Protocol):
+    """A GPU that is looked at. `floor_mhz` is the clock it keeps unless it is throttled, where that is known, `rails`
+    what its energy is of.
+
+    Of `reasons`, those in `harmless` are no throttling; with one of `locked` a low clock is somebody's choice.
+    """
+
+    name: str
+    floor_mhz: float | None
+    rails: tuple[str, ...]
+    harmless: tuple[str, ...]
+    locked: tuple[str, ...]
+
+    def read(self) -> GpuReading:
+        """One look. It never raises: a GPU that is lost is a `fault`."""
+
+    def others(self) -> tuple[str, ...] | None:
+        """The programs that compute on the GPU now; None where that is not told."""
+
+    def close(self) -> None: ...
+
+
 class Sensors:
     """The sensors that there are under `root`, found once.
 
@@ -40,21 +83,21 @@ class Sensors:
         self.clocks = sorted(root.glob(f"{PROCESSOR}/cpufreq/scaling_cur_freq"))
         self.zones = sorted(root.glob("sys/class/thermal/thermal_zone*/temp"))
         counters = sorted(root.glob(f"{PROCESSOR}/thermal_throttle/*_count"))
-        self.counters = [path for path in counters if _number(path) is not None]
+        self.counters = [path for path in counters if number(path) is not None]
         first = root / "sys/devices/system/cpu/cpu0/cpufreq"
-        self.governor = _text(first / "scaling_governor")
-        khz = _number(first / "base_frequency") or _number(first / "scaling_max_freq")
+        self.governor = text(first / "scaling_governor")
+        khz = number(first / "base_frequency") or number(first / "scaling_max_freq")
         self.floor_mhz = khz / 1000 if khz else None
         packages = [path.parent for path in sorted(root.glob("sys/class/powercap/intel-rapl:*/energy_uj"))]
-        self.packages = [path for path in packages if _is_package(path) and _number(path / "energy_uj") is not None]
+        self.packages = [path for path in packages if _is_package(path) and number(path / "energy_uj") is not None]
         self.rails = {
-            str(_text(path / "name")): _number(path / "max_energy_range_uj") or 1 << 32 for path in self.packages
+            str(text(path / "name")): number(path / "max_energy_range_uj") or 1 << 32 for path in self.packages
         }
 
     def read(self) -> Reading:
-        celsius = [milli / 1000 for milli in _numbers(self.zones) if milli // 1000 in ALIVE]
-        events = list(_numbers(self.counters))
-        microjoules = tuple(_numbers(path / "energy_uj" for path in self.packages))
+        celsius = [milli / 1000 for milli in numbers(self.zones) if milli // 1000 in ALIVE]
+        events = list(numbers(self.counters))
+        microjoules = tuple(numbers(path / "energy_uj" for path in self.packages))
         return Reading(
             mhz=self._mhz(),
             celsius=max(celsius, default=None),
@@ -65,29 +108,30 @@ class Sensors:
 
     def _mhz(self) -> float | None:
         if self.clocks:
-            return max((khz / 1000 for khz in _numbers(self.clocks)), default=None)
-        lines = (_text(self.root / "proc/cpuinfo") or "").splitlines()
+            return max((khz / 1000 for khz in numbers(self.clocks)), default=None)
+        lines = (text(self.root / "proc/cpuinfo") or "").splitlines()
         told = (line.partition(":")[2] for line in lines if line.startswith("cpu MHz"))
         return max((mhz for mhz in map(_decimal, told) if mhz is not None), default=None)
 
     def _ticks(self) -> tuple[int, int] | None:
-        first = (_text(self.root / "proc/stat") or "").partition("\n")[0].split()
+        first = (text(self.root / "proc/stat") or "").partition("\n")[0].split()
         ticks = [int(field) for field in first[1:9] if field.isdigit()]  # what guests had is counted in user's
         return (ticks[7], sum(ticks)) if first[:1] == ["cpu"] and len(ticks) == 8 else None
 
 
 def _is_package(path: Path) -> bool:
     """A socket; not a part of one, nor the whole board, which has the sockets in it."""
-    return (_text(path / "name") or "").startswith("package")
+    return (text(path / "name") or "").startswith("package")
 
 
-def _numbers(paths: Iterable[Path]) -> Iterable[int]:
-    return (number for number in map(_number, paths) if number is not None)
+def numbers(paths: Iterable[Path]) -> Iterable[int]:
+    return (value for value in map(number, paths) if value is not None)
 
 
-def _number(path: Path) -> int | None:
+def number(path: Path) -> int | None:
+    """The whole number that a file holds; None where there is none, or no file that may be read."""
     try:
-        return int(_text(path) or "")
+        return int(text(path) or "")
     except ValueError:
         return None
 
@@ -99,8 +143,9 @@ def _decimal(text: str) -> float | None:
         return None
 
 
-def _text(path: Path) -> str | None:
+def text(path: Path) -> str | None:
+    """What a file holds, stripped, without a device tree's final zero; None where it is empty or not to be read."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace").strip() or None
+        return path.read_text(encoding="utf-8", errors="replace").strip("\0\n\t ") or None
     except OSError:
         return None

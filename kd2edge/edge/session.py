@@ -6,7 +6,7 @@ Everything above it speaks numpy, so that a fake back end can stand in for a dev
 from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Protocol
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +45,39 @@ class Session(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+class Stages(NamedTuple):
+    """What one batch took in ns: copy in, computing and copy out on the device's clock, to ask for it on the host's."""
+
+    h2d: int
+    compute: int
+    d2h: int
+    enqueue: int
+
+
+@runtime_checkable
+class Staged(Session, Protocol):
+    """A session on a device of its own, which can say what it takes there stage by stage, and work on several streams.
+
+    All raise `UserError` as `infer` does.
+    """
+
+    def stages(self, x: Floats, graph: bool) -> Stages:
+        """What a batch takes, with all its kernels launched at once as a captured `graph`, or one by one.
+
+        What has to be done once for a shape, such as the capture, is not in it; nor is the device's waiting for the
+        host, since the batch is computed once ahead. Raises `UserError` where the model cannot be captured.
+        """
+
+    def open_streams(self, count: int) -> None:
+        """Have at least so many streams, each with room for the largest batch; there is one to begin with."""
+
+    def begin(self, x: Floats, stream: int) -> None:
+        """Ask for a batch on a stream that has none, 0 <= stream < count."""
+
+    def finish(self, stream: int) -> Floats:
+        """Wait for what was begun on a stream: as `infer`."""
 
 
 class Backend(ABC):

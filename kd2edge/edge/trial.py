@@ -1,18 +1,18 @@
 """One role on its way through the bench: prepared, run in worker processes, told as a row. Its first fault ends it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from kd2edge.artifact import Artifact
 from kd2edge.data import Split
-from kd2edge.edge import accuracy, measure, subgroups
+from kd2edge.edge import accuracy, measure, staged, subgroups
 from kd2edge.edge.decoded import Decoded
 from kd2edge.edge.drift import drift
-from kd2edge.edge.jobs import OUTPUTS, SAMPLES, Jobs
+from kd2edge.edge.jobs import OUTPUTS, SAMPLES, STAGES, Jobs
 from kd2edge.edge.kept import Cell, Kept, is_full
 from kd2edge.edge.operating import Operating, operating
 from kd2edge.edge.session import Backend, Floats
@@ -23,12 +23,19 @@ from kd2edge.report.model import Comparison, Number, Row
 from kd2edge.schema import Latency, Target
 
 
+class Sampled(NamedTuple):
+    ns: npt.NDArray[np.int64]
+    answer: Answer
+    stages: list[npt.NDArray[np.int64]]
+
+
 @dataclass
 class Trial:
     """An artefact and what is known of it so far. What its processes come to is `kept` as soon as they are done.
 
     `rounds` are latencies in nanoseconds, int64 [n], in the order they were taken, one array for each of the processes
-    `timed`. `traces` are series to be drawn.
+    `timed`, and `stages` those of the device, int64 [n, 5], where it is one of its own (see `staged`). `traces` are
+    series to be drawn.
     """
 
     role: str
@@ -40,11 +47,13 @@ class Trial:
     answers: list[Answer] = field(default_factory=list)
     outputs: Floats | None = None
     rounds: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    stages: list[npt.NDArray[np.int64]] = field(default_factory=list)
     timed: list[Cell] = field(default_factory=list)
     numbers: dict[str, Number] = field(default_factory=dict)
     conditions: dict[str, Any] = field(default_factory=dict)
     traces: dict[str, Any] = field(default_factory=dict)
     comparisons: tuple[Comparison, ...] = ()
+    backend: Backend | None = None
     confidence: float = 0.95  # of its intervals
     fars: tuple[float, ...] = ()  # at which the TAR over all pairs has one
 
@@ -65,6 +74,7 @@ class Trial:
                 raise UserError(f"{file} is not the file its manifest describes: the sha256 differs.")
             if manifest.preprocessing is None:
                 raise UserError(f"The manifest of {file} states no preprocessing.")
+            self.backend = backend
             size = self.jobs.prepare(backend).stat().st_size / 2**20
             self.numbers["size"] = Number(value=size, unit="MiB", better="lower")
         except UserError as error:
@@ -83,20 +93,30 @@ class Trial:
 
     def time(self, latency: Latency, turn: int, anew: bool = False) -> None:
         """One round of latency, by its number; `anew` also where one is kept."""
-        found = self._ran(self.images, anew, latency=latency, samples=SAMPLES, turn=turn)
+        found = self._ran(self.images, anew, **_round(latency, turn))
         if found is not None:
             self.rounds.append(np.load(self.kept.file(found, SAMPLES)))
+            self.stages += self._stages(found)
             self.timed.append(found)
 
     def sitting(self, latency: Latency, turn: int) -> int | None:
         """The sitting in which a round was taken that is kept; None where none is."""
-        found = self.jobs.find(self.images, {"latency": latency, "samples": SAMPLES, "turn": turn})
+        found = self.jobs.find(self.images, _round(latency, turn))
         return None if found is None else found.sitting
 
-    def sampled(self, **asked: Any) -> tuple[npt.NDArray[np.int64], Answer] | None:
-        """Latencies in ns, int64 [n], of another timed job, and its answer; None where the trial is at fault."""
-        found = self._ran(self.images, samples=SAMPLES, **asked)
-        return None if found is None else (np.load(self.kept.file(found, SAMPLES)), found.answer)
+    def sampled(self, jobs: Jobs | None = None, **asked: Any) -> Sampled | None:
+        """Latencies in ns, int64 [n], of another timed job, its answer and its stages, if it was asked for them.
+
+        By other `jobs`, if given; None where the trial is at fault.
+        """
+        found = self._ran(self.images, jobs=jobs, samples=SAMPLES, **asked)
+        if found is None:
+            return None
+        return Sampled(np.load(self.kept.file(found, SAMPLES)), found.answer, self._stages(found))
+
+    def of_batch(self, batch: int) -> Jobs | None:
+        """As `Jobs.of_batch`; None too where the trial is at fault. Raises `UserError` where it cannot be built."""
+        return None if self.faults or self.backend is None else self.jobs.of_batch(self.backend, batch)
 
     def summarize(self, batch: int) -> None:
         """Pool the rounds into numbers."""
@@ -108,6 +128,15 @@ class Trial:
         self.numbers |= numbers | {"peak_memory": Number(value=peak, unit="MiB", n=len(timing), better="lower")}
         self.conditions |= conditions | {"warmups": [answer.warmup for answer in timing]}
         self.traces["latency_ms"] = measure.trace(self.rounds)
+        if self.stages:
+            self.device(batch, timing)
+
+    def device(self, batch: int, timing: Sequence[Answer]) -> None:
+        """What the stages of the rounds come to."""
+        why = next((answer.no_graph for answer in timing if answer.no_graph), None)
+        numbers, told = staged.summary(self.stages, batch, self.target.cuda_graph, why, self.confidence)
+        self.numbers |= numbers
+        self.conditions |= told
 
     def score(self, split: Split) -> None:
         """The metrics of the outputs, as far as there are any."""
@@ -171,14 +200,17 @@ class Trial:
         rounds = [{"sitting": cell.sitting, "at": cell.at} for cell in self.timed]
         return {"resumed": {"sittings": self.kept.sittings, "rounds": rounds}}
 
-    def _ran(self, images: Decoded, anew: bool = False, **asked: Any) -> Cell | None:
+    def _stages(self, cell: Cell) -> list[npt.NDArray[np.int64]]:
+        return [np.load(self.kept.file(cell, STAGES))] if STAGES.name in cell.files else []
+
+    def _ran(self, images: Decoded, anew: bool = False, jobs: Jobs | None = None, **asked: Any) -> Cell | None:
         """A job done or found done (see `Jobs.done`); None where the trial is at fault.
 
         It is by the job's fault, and where the job did not run on what the first one ran on.
         """
         if self.faults:
             return None
-        answer, cell = self.jobs.done(images, asked, anew)
+        answer, cell = (jobs or self.jobs).done(images, asked, anew)
         if answer.fault:
             self.faults.append(answer.fault)
             return None
@@ -186,3 +218,8 @@ class Trial:
         if answer.provider != self.answers[0].provider:
             self.faults.append(f"it ran on {self.answers[0].provider} first and on {answer.provider} later")
         return None if self.faults else cell
+
+
+def _round(latency: Latency, turn: int) -> dict[str, Any]:
+    """What a round of latency is asked for."""
+    return {"latency": latency, "samples": SAMPLES, "stages": STAGES, "turn": turn}

@@ -1,7 +1,8 @@
 """What TensorRT says when it refuses a graph, told as one sentence with the node, its inputs and the mend.
 
-Its own message names an internal source line; a person needs the ONNX node and what to do about it. The known cases
-were each met with TensorRT for RTX 1.7.1 and are pinned by tests that provoke them.
+Its own message names an internal source line; a person needs the ONNX node and what to do about it. Most known cases
+were met with TensorRT for RTX 1.7.1 and are pinned by tests that provoke them. "Only activation types", "could not find
+any implementation", "target GPU" and out of memory are TensorRT 8 to 10's, from reports to NVIDIA/TensorRT.
 """
 
 import re
@@ -14,7 +15,7 @@ from kd2edge.errors import UserError
 
 MENDS = (
     (
-        r"DequantizeLinear\b.*has type Int32",
+        r"DequantizeLinear\b.*(has type Int32|only activation types allowed)",
         "quantize with the tensorrt flavour: there a bias stays float",
     ),
     (
@@ -30,11 +31,31 @@ MENDS = (
         "cast the inputs of this node to one type: a strongly typed network converts nothing by itself",
     ),
     (
-        r"MODEL_DESERIALIZE_FAILED|Failed to parse the ONNX model",
-        "the file is damaged, or is not ONNX: export it again",
+        r"[Nn]on-zero zero point|only supports symmetric quantization",
+        "quantize with the tensorrt flavour: there zero points are 0",
     ),
     (
-        r"UNSUPPORTED_NODE",
+        r"Scale coefficients must all be positive",
+        "quantize again: a step of 0 means that no calibration image reached this tensor",
+    ),
+    (
+        r"dimension failed to broadcast",
+        "weights and input do not fit: export the model again",
+    ),
+    (
+        r"Could not find any implementation for node",
+        "give the builder more workspace (workspace_mib of the target), or take another version of TensorRT",
+    ),
+    (
+        r"Target GPU SM \d+ is not supported|SM \d+ is not supported",
+        "this TensorRT has no code for this GPU: on a Jetson take the one of JetPack",
+    ),
+    (
+        r"OutOfMemory|[Oo]ut of memory|memory .*could not be allocated",
+        "close what else uses the GPU, or make workspace_mib or batch.max of the target smaller",
+    ),
+    (
+        r"UNSUPPORTED_NODE|Plugin not found",
         "this TensorRT has no such operator: write it with others in the model, and export again",
     ),
 )

@@ -1,70 +1,99 @@
-"""Running an engine through pycuda: one explicit CUDA context, one stream, buffers of the profile's largest batch.
+"""Running an engine: its bytes, loaded in a CUDA context of the session's own, which is released on exit.
 
-The context is the session's own and is popped and freed on exit, whatever happened; a leaked one would keep its
-memory, and an 8 GB Orin shares that with the processor.
+All of CUDA goes through `cuda.seam`. What is made is released in reverse order, whatever failed in between: streams and
+buffers after the execution contexts, then the engine, then the context.
 """
 
-import ctypes
-import importlib
-import importlib.util
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 from typing_extensions import Self
 
-from kd2edge.edge.session import Floats
+from kd2edge.edge import trt_layers, trt_versions
+from kd2edge.edge.cuda.choice import driver_fault as driver_fault  # what may open one asks here first
+from kd2edge.edge.cuda.choice import open_cuda
+from kd2edge.edge.session import Floats, Stages
+from kd2edge.edge.trt_lane import Lane, Tensors
 from kd2edge.errors import UserError
-
-
-def driver_fault(label: str) -> str | None:
-    """Why engines cannot run here, in one sentence with its mend; None if driver and pycuda are there."""
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return f"{label} cannot run engines here: there is no NVIDIA driver. Install one until nvidia-smi answers."
-    if importlib.util.find_spec("pycuda") is None:
-        return f"{label} runs engines through pycuda, which is not installed: pip install pycuda"
-    return None
+from kd2edge.schema import Target
 
 
 class TrtSession:
-    """An engine with one float32 image input and one float32 output."""
+    """An engine with one float32 image input and one float32 output, of a fixed or of a dynamic batch.
 
-    def __init__(self, trt: Any, logger: Any, path: Path, label: str) -> None:
-        self._cuda = importlib.import_module("pycuda.driver")
-        self._logger = logger
+    `execution` makes an execution context of it.
+    Raises `UserError` where the engine cannot be loaded or has other inputs and outputs, and where CUDA refuses.
+    """
+
+    def __init__(
+        self,
+        trt: Any,
+        logger: Any,
+        engine: bytes,
+        path: Path,
+        label: str,
+        target: Target,
+        execution: Callable[[Any], Any] = lambda engine: engine.create_execution_context(),
+    ) -> None:
+        self._trt, self._logger, self._graph, self._execution = trt, logger, target.cuda_graph, execution
         with ExitStack() as held:
-            device = self._enter_context(held)
-            self._execution, engine = self._load(trt, path, label)
-            held.callback(self.__dict__.pop, "_execution")
-            self._input, self._output = self._names(trt, engine, path)
-            self._allocate(held, tuple(engine.get_tensor_profile_shape(self._input, 0)[2]))
+            self._cuda = held.enter_context(open_cuda(label))
+            held.callback(self.__dict__.pop, "_engine", None)
+            self._engine = self._load(engine, path, label, target)
+            self._tensors = self._named(path)
+            self._lanes: list[Lane] = []
+            self._watched: Lane | None = None
+            held.callback(self._drop)
+            self.open_streams(1)
             self._held = held.pop_all()
-        dynamic = engine.get_tensor_shape(self._input)[0] < 0
-        self.fixed_batch = None if dynamic else self._largest[0]
-        major, minor = device.compute_capability()
-        self.provider = f"{label} on {device.name()} (SM {major}.{minor})"
-        self.versions = {label: str(trt.__version__), "CUDA driver": str(self._cuda.get_driver_version())}
+        dynamic = self._engine.get_tensor_shape(self._tensors.input)[0] < 0
+        span = self._tensors.smallest[0], self._tensors.largest[0]
+        self.fixed_batch = None if dynamic and span[0] < span[1] else span[1]
+        gpu = self._cuda.gpu
+        self.provider = f"{label} on {gpu.name} (SM {gpu.sm[0]}.{gpu.sm[1]}) by {self._cuda.package}"
+        self.versions = {
+            label: str(trt.__version__),
+            self._cuda.package: self._cuda.version,
+            "CUDA driver": f"{gpu.driver // 1000}.{gpu.driver % 1000 // 10}",
+        }
 
     def infer(self, x: Floats) -> Floats:
-        if x.dtype != np.float32 or not self._execution.set_input_shape(self._input, x.shape):
-            raise UserError(
-                f"The engine takes up to {list(self._largest)} float32, it was given {list(x.shape)} {x.dtype}.",
-                "bench with a batch of the target's profile",
-            )
-        shape = tuple(self._execution.get_tensor_shape(self._output))
-        given, returned = self._host_in[: x.size], self._host_out[: int(np.prod(shape))]
-        np.copyto(given, x.ravel())
-        self._cuda.memcpy_htod_async(self._device_in, given, self._stream)
-        if not self._execution.execute_async_v3(self._stream.handle):
-            raise UserError(f"The engine failed: {self._said()}.")
-        self._cuda.memcpy_dtoh_async(returned, self._device_out, self._stream)
-        self._stream.synchronize()
-        result: Floats = returned.reshape(len(x), -1).copy()
-        return result
+        """Copy in, compute, copy out; as a captured graph where the target ships one."""
+        lane = self._lanes[0]
+        lane.begin(x, self._graph)
+        return lane.finish()
+
+    def stages(self, x: Floats, graph: bool) -> Stages:
+        """What `infer` takes stage by stage, with or without a captured graph (see `session.Staged`)."""
+        return self._lanes[0].stages(x, graph)
+
+    def open_streams(self, count: int) -> None:
+        """Have at least so many streams. Raises `UserError` where there is no room for them."""
+        while len(self._lanes) < count:
+            self._lanes.append(self._lane())
+
+    def begin(self, x: Floats, stream: int) -> None:
+        """Put a batch on a stream that has none; `finish` returns its results."""
+        self._lanes[stream].begin(x, self._graph)
+
+    def finish(self, stream: int) -> Floats:
+        """Wait for what was begun on a stream: float32 [N, D]."""
+        return self._lanes[stream].finish()
+
+    def profiled(self, x: Floats, profiler: Any) -> Floats:
+        """`infer` while a `trt.IProfiler` is told of each layer, in an execution context kept for that alone."""
+        if self._watched is None:
+            self._watched = self._lane()
+        self._watched.execution.profiler = profiler
+        self._watched.begin(x, graph=False)
+        return self._watched.finish()
+
+    def inspection(self) -> str:
+        """The engine inspector's JSON of all layers, at the shape that was inferred last."""
+        return trt_layers.inspect(self._trt, self._engine, self._lanes[0].execution)
 
     def __enter__(self) -> Self:
         return self
@@ -74,46 +103,35 @@ class TrtSession:
     ) -> None:
         self._held.close()
 
-    def _enter_context(self, held: ExitStack) -> Any:
-        self._cuda.init()
-        device = self._cuda.Device(0)
-        context = device.make_context()
-        held.callback(context.detach)
-        held.callback(context.pop)
-        return device
-
-    def _load(self, trt: Any, path: Path, label: str) -> tuple[Any, Any]:
-        engine = trt.Runtime(self._logger).deserialize_cuda_engine(path.read_bytes())
-        if engine is None:
+    def _load(self, engine: bytes, path: Path, label: str, target: Target) -> Any:
+        loaded = trt_versions.runtime(self._trt, self._logger, target).deserialize_cuda_engine(engine)
+        if loaded is None:
             raise UserError(
-                f"{label} cannot load {path}: {self._said()}.",
+                f"{label} cannot load {path}: {self._said(0)}.",
                 "an engine runs with the TensorRT version and on the GPU it was built for: export it again here",
             )
-        return engine.create_execution_context(), engine
+        return loaded
 
-    def _names(self, trt: Any, engine: Any, path: Path) -> tuple[str, str]:
-        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-        inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+    def _named(self, path: Path) -> Tensors:
+        """No variable holds the engine: an error's traceback would keep it beyond its CUDA context."""
+        names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
+        inputs = [name for name in names if self._engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT]
         outputs = [name for name in names if name not in inputs]
         if len(inputs) != 1 or len(outputs) != 1:
             raise UserError(f"{path} has inputs {inputs} and outputs {outputs}.", "a model has one of each")
         for name in names:
-            if engine.get_tensor_dtype(name) != trt.float32:
+            if self._engine.get_tensor_dtype(name) != self._trt.float32:
                 raise UserError(f"{path}: {name!r} is not float32.", "keep input and output in float32, cast inside")
-        return inputs[0], outputs[0]
+        smallest, _, largest = (tuple(shape) for shape in self._engine.get_tensor_profile_shape(inputs[0], 0))
+        return Tensors(inputs[0], outputs[0], smallest, largest)
 
-    def _allocate(self, held: ExitStack, largest: tuple[int, ...]) -> None:
-        self._largest = largest
-        self._execution.set_input_shape(self._input, largest)
-        shapes = largest, tuple(self._execution.get_tensor_shape(self._output))
-        self._host_in, self._host_out = (self._cuda.pagelocked_empty((int(np.prod(s)),), np.float32) for s in shapes)
-        self._stream = self._cuda.Stream()
-        held.callback(lambda: [self.__dict__.pop(name) for name in ("_host_in", "_host_out", "_stream")])
-        self._device_in, self._device_out = (self._cuda.mem_alloc(4 * int(np.prod(s))) for s in shapes)
-        held.callback(self._device_in.free)
-        held.callback(self._device_out.free)
-        self._execution.set_tensor_address(self._input, int(self._device_in))
-        self._execution.set_tensor_address(self._output, int(self._device_out))
+    def _lane(self) -> Lane:
+        return Lane(self._cuda, lambda: self._execution(self._engine), self._tensors, self._said)
 
-    def _said(self) -> str:
-        return self._logger.errors[0] if self._logger.errors else "it says nothing more"
+    def _drop(self) -> None:
+        for lane in (*self._lanes, *([self._watched] if self._watched else [])):
+            lane.drop()
+
+    def _said(self, place: int = -1) -> str:
+        """The last error that TensorRT told of; of loading the first, from which the others follow."""
+        return self._logger.errors[place] if self._logger.errors else "it says nothing more"

@@ -17,13 +17,15 @@ from kd2edge.data import Images, normalize
 from kd2edge.edge.leaving import leave_with_parent, save, tell
 from kd2edge.edge.measure import measure
 from kd2edge.edge.scenarios import play
-from kd2edge.edge.session import Floats, Session, open_backend
+from kd2edge.edge.session import Floats, Session, Staged, open_backend
+from kd2edge.edge.staged import flood, measure_stages
 from kd2edge.edge.watch import Watched
 from kd2edge.errors import UserError
 from kd2edge.schema import Latency, Preprocessing, Scenario, Section, Target
 
 IMAGES_TO_TIME = 32  # few, since they count towards the peak memory
 BATCH = 32
+NOTHING = np.empty(0, np.int64)
 
 
 class Job(Section):
@@ -34,6 +36,8 @@ class Job(Section):
     `images` is a .npy of uint8 [N, H, W, C]; `outputs`, if given, receives float32 [N, D]; `samples` receives int64
     nanoseconds [n] if `latency` or a `scenario` is given; `answer` receives the `Answer`. Jobs that are otherwise
     alike, such as rounds of latency, differ by their `turn`: one is never taken for the other.
+    Where the session is on a device of its own, `stages` receives int64 [n, 5] with the latency (see `staged`), and
+    `streams` are the batches under way at once: with more than one `samples` are the times between them.
     """
 
     model: Path
@@ -46,6 +50,8 @@ class Job(Section):
     latency: Latency | None = None
     scenario: Scenario | None = None
     samples: Path | None = None
+    stages: Path | None = None
+    streams: int = Field(1, ge=1)
     flip: bool = False
     turn: int = 1
 
@@ -63,7 +69,7 @@ class Answer(Section):
 
     `start` is told by jobs of latency, `scenario` is what `scenarios.play` tells beside latencies. `measured` is the
     time in which samples were taken, from and to in ns of `time.perf_counter_ns`; what was `watched` in it the parent
-    adds.
+    adds; so it is with `staged`, the time of the stages, and `watched_stages`. `note` says why there are no samples.
     """
 
     provider: str = ""
@@ -74,6 +80,11 @@ class Answer(Section):
     scenario: dict[str, Any] = Field(default_factory=dict)
     measured: tuple[int, int] | None = None
     watched: Watched | None = None
+    on_device: bool = False
+    staged: tuple[int, int] | None = None
+    watched_stages: Watched | None = None
+    no_graph: str | None = None
+    note: str | None = None
     peak_memory_mib: float = 0.0
     fault: str | None = None
 
@@ -102,8 +113,13 @@ def perform(job: Job) -> Answer:
         told: dict[str, Any] = {}
         if job.outputs:
             save(job.outputs, outputs(session, images, job))
-        if job.latency and job.samples:
+        if job.latency and job.samples and job.streams == 1:
             told = _latency(session, images, job, job.latency, moments)
+            save(job.samples, told.pop("ns"))
+            if job.stages and isinstance(session, Staged):
+                told |= _stages(session, images, job, job.latency, job.stages)
+        elif job.latency and job.samples:
+            told = _streams(session, images, job, job.latency)
             save(job.samples, told.pop("ns"))
         if job.scenario and job.samples:
             told = _scenario(session, images, job, job.scenario)
@@ -112,6 +128,7 @@ def perform(job: Job) -> Answer:
             provider=session.provider,
             versions=session.versions,
             fixed_batch=session.fixed_batch,
+            on_device=isinstance(session, Staged),
             peak_memory_mib=peak_memory_mib(),
             **told,
         )
@@ -133,6 +150,26 @@ def _latency(session: Session, images: Images, job: Job, latency: Latency, momen
     }
 
 
+def _stages(session: Staged, images: Images, job: Job, latency: Latency, out: Path) -> dict[str, Any]:
+    """After the latency, so that this is measured as it ever was."""
+    began = time.perf_counter_ns()
+    taken, told = measure_stages(session, _to_time(images, job, latency.batch), latency, time.perf_counter_ns)
+    save(out, taken)
+    return told | {"staged": (began, time.perf_counter_ns())}
+
+
+def _streams(session: Session, images: Images, job: Job, latency: Latency) -> dict[str, Any]:
+    began, some = time.perf_counter_ns(), _to_time(images, job, latency.batch)
+    if not isinstance(session, Staged):
+        return {"ns": NOTHING, "note": f"{session.provider} works on one batch at a time"}
+    try:
+        session.open_streams(job.streams)
+    except UserError as error:
+        return {"ns": NOTHING, "note": error.message}
+    ns = flood(session, some, latency, job.streams, time.perf_counter_ns)
+    return {"ns": ns, "measured": (began, time.perf_counter_ns())}
+
+
 def _scenario(session: Session, images: Images, job: Job, scenario: Scenario) -> dict[str, Any]:
     some = _to_time(images, job, job.target.batch.max)
     began = time.perf_counter_ns()
@@ -147,10 +184,12 @@ def _to_time(images: Images, job: Job, batch: int) -> Floats:
 def outputs(session: Session, images: Images, job: Job) -> Floats:
     """The model's outputs over all images, float32 [N, D], in batches that the model and the target's profile allow.
 
-    For a model of one fixed batch size the last batch is filled up with images from the start.
+    Where the batch is fixed, or one of a single image none, the last one is filled up with images from the start.
     """
-    size = session.fixed_batch or min(BATCH, job.target.batch.max)
-    ends = len(images) + (-len(images) % size if session.fixed_batch else 0)
+    span = job.target.batch
+    size = session.fixed_batch or max(span.min, min(BATCH, span.max))
+    filled = session.fixed_batch is not None or span.min > 1
+    ends = len(images) + (-len(images) % size if filled else 0)
     parts = []
     for start in range(0, ends, size):
         index = np.arange(start, min(start + size, ends)) % len(images)

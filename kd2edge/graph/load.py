@@ -13,6 +13,7 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from kd2edge.errors import UserError, first_line
 from kd2edge.files import write_atomic
 from kd2edge.graph.topology import name_nodes, opset
+from kd2edge.onnx_file import require_safe
 
 OLDEST_READ, OLDEST_WRITTEN, NEWEST = 7, 13, 20
 RAISED_TO = 17
@@ -22,7 +23,8 @@ NEWEST_IR = 10
 def load_model(path: Path | str) -> ModelProto:
     """The checked model in the file `path`, raised to opset 17 if its own is older than 13.
 
-    Raises `UserError` if the file is missing, truncated, not ONNX, invalid, or outside opset 7 to 20.
+    Raises `UserError` if the file is missing, truncated, not ONNX, invalid, or outside opset 7 to 20, and for what
+    `require_safe` refuses: bombs, and weights outside the file's own folder.
     """
     path = Path(path)
     model = _parse(path)
@@ -52,11 +54,11 @@ def save_model(model: ModelProto, path: Path | str) -> None:
 
 
 def _parse(path: Path) -> ModelProto:
-    if not path.is_file():
-        raise UserError(f"There is no ONNX file {path}.")
+    require_safe(path)
     try:
-        model = onnx.load(str(path))
+        model = onnx.load(str(path), format="protobuf", load_external_data=False)
         _require_text(model)
+        onnx.load_external_data_for_model(model, str(path.parent))
     except (DecodeError, OSError, ValueError, onnx.checker.ValidationError) as error:
         raise UserError(
             f"{path} cannot be read as ONNX: {first_line(error)}.", "it is damaged or no ONNX file"

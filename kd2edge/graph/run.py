@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from kd2edge.errors import UserError, first_line
+from kd2edge.onnx_file import openable
 
 ERRORS_ONLY = 3
 
@@ -25,7 +26,8 @@ def session(model: ModelProto | Path | str, threads: int = 1) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = ERRORS_ONLY
-    source = model.SerializeToString() if isinstance(model, ModelProto) else str(model)
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # whatever the bytes or the name say
+    source = model.SerializeToString() if isinstance(model, ModelProto) else openable(Path(model))
     try:
         return onnxruntime.InferenceSession(
             source, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(DISABLED)

@@ -180,7 +180,9 @@ class Work:
         trained.eval()
         saved = weights.write(trained, self.run.path / f"{role}.safetensors")
         fields = {"role": role, "verb": VERB, "task": self.task.name, "output": self.task.output}
-        parent = artifact.describe(saved, kind="weights", details=details, **fields)
+        origin = self.run.origin
+        made_of = {"parents": (origin.sha256,), "lineage": (origin,)}
+        parent = artifact.describe(saved, kind="weights", details=details, **made_of, **fields)
         index = self._probe_index()
         images = normalize(self.train.read(index), self.how)
         path = self.run.path / f"{role}.onnx"
@@ -190,6 +192,7 @@ class Work:
             path,
             kind="onnx",
             parents=(parent.manifest.sha256,),
+            lineage=artifact.ancestors(parent),
             classes=tuple(self.train.classes) if self.task.output == "logits" else None,
             preprocessing=self.how,
             data=self.recipe.data,

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from kd2edge import shelves
-from kd2edge.artifact import describe, has_manifest, open_artifact
+from kd2edge.artifact import ancestors, describe, has_manifest, open_artifact
 from kd2edge.errors import UserError, first_line
 from kd2edge.files import write_atomic
 from kd2edge.kd import heads
@@ -217,5 +217,6 @@ def embed(run: Run, name: str) -> Path:
     path = write_atomic(EMBEDDED / f"{name}.safetensors", save(state))
     write_atomic(EMBEDDED / f"{name}.ledger.jsonl", (run.path / LEDGER).read_bytes())
     write_atomic(EMBEDDED / f"{name}.log.jsonl", (run.path / "log" / "fp32.jsonl").read_bytes())
-    describe(path, kind="weights", role="teacher", verb="embed", precision="fp16", parents=(made.manifest.sha256,))
+    chain = {"parents": (made.manifest.sha256,), "lineage": ancestors(made)}
+    describe(path, kind="weights", role="teacher", verb="embed", precision="fp16", **chain)
     return path

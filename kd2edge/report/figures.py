@@ -12,6 +12,7 @@ MARKS = {"ship": "✓", "hold": "✗", "undecided": "?", "advice": "→"}
 SPEED = (
     *("latency", "throughput", "single_stream", "multi_stream", "server", "offline"),
     *("cold_start", "session_open", "first_inference", "energy"),
+    *("gpu_compute", "h2d", "d2h", "enqueue"),
 )
 SIZES = ("size", "parameters", "macs", "peak_memory")
 NAMES = {
@@ -55,6 +56,8 @@ def special(metric: str) -> bool:
 
 
 def _setting(under: str) -> str:
+    if under[1:].isdigit() and under[0] == "s":
+        return f"{under[1:]} stream{'s' * (under != 's1')}"
     if under[1:].isdigit() and under[0] in "bt":
         return f"batch {under[1:]}" if under[0] == "b" else f"{under[1:]} thread{'s' * (under != 't1')}"
     return under.replace("_", " ")

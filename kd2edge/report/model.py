@@ -145,5 +145,5 @@ def read_report(path: Path) -> Report:
         return Report.model_validate(json.loads(path.read_bytes()))
     except FileNotFoundError:
         raise UserError(f"There is no report {path}.", "kd2edge bench writes one") from None
-    except (OSError, ValueError, ValidationError) as error:
+    except (OSError, ValueError, ValidationError, RecursionError) as error:
         raise UserError(f"{path} is not a kd2edge report: {first_line(error)}.") from error

@@ -12,13 +12,14 @@ from kd2edge.schema.scenario import MultiStream, Offline, Scenario, Server, Sing
 from kd2edge.schema.section import Flavour, Plugin, Precision, Section, TaskName
 from kd2edge.schema.study import Overrides, Search, Study, StudyRow
 from kd2edge.schema.suite import Latency, Rule, Suite
-from kd2edge.schema.target import BatchRange, Target
+from kd2edge.schema.target import BatchRange, Build, Target
 
 __all__ = [
     "UNSAID",
     "Affine",
     "Augment",
     "BatchRange",
+    "Build",
     "Corruptions",
     "Flavour",
     "Head",

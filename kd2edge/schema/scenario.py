@@ -64,8 +64,13 @@ Scenarios: TypeAlias = Annotated[tuple[Scenario, ...], AfterValidator(_each_once
 
 
 class Sweep(Section):
-    """Latency and throughput again at other batches and other numbers of threads, one brief process each."""
+    """Latency and throughput again at other batches and other numbers of threads, one brief process each.
+
+    Where engines are built, those of other batches are of that batch alone. `streams` are batches under way at once, on
+    a device that works on several: of these there is the throughput.
+    """
 
     batches: tuple[Annotated[int, Field(ge=1)], ...] = ()
     threads: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    streams: tuple[Annotated[int, Field(ge=1)], ...] = ()
     seconds: float = Field(2.0, gt=0)

@@ -5,15 +5,13 @@ Until both are written, what was measured lies beside them, so that the same com
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from kd2edge import drawers
-from kd2edge.artifact import Artifact, Manifest, manifest_path
+from kd2edge.artifact import Artifact, Manifest, read_manifest
 from kd2edge.edge import bench as edge
 from kd2edge.edge.kept import Kept, kept_in
 from kd2edge.errors import UserError
@@ -34,6 +32,8 @@ REPORT = "report.json"
 VERDICT = "verdict.json"
 KEPT = "bench"  # the folder of a run in which interrupted benches lie
 Items = list[tuple[str, Artifact]]
+# Measures on another machine: items, data, the names of suite and target, the command for the report, whether quickly.
+Elsewhere = Callable[[Items, Plugin, str, str, str, bool], Report]
 
 
 def bench(
@@ -46,6 +46,7 @@ def bench(
     task: str | None = None,
     progress: Progress | None = None,
     quick: bool = False,
+    elsewhere: Elsewhere | None = None,
 ) -> Report:
     """Measure a run's models, or the given ONNX files, by a suite on the test images, and write report and page.
 
@@ -56,9 +57,9 @@ def bench(
     `preprocess` and `task` are stated as for `quantize`. `suite` and `target` default to
     the run's own; for ONNX files to "model" or "model-verification" and "onnx-cpu". The report goes to `out`,
     else into the run (into a folder named as the suite, if that brings its own test set), else to ./report.json, the
-    page beside it. With `quick` the suite is shortened (see `schema.quickened`). The same call goes on with what an
-    interrupted one has measured. Raises `UserError` for what concerns all rows, or where another bench is measuring for
-    the same report.
+    page beside it. With `quick` the suite is shortened (see `schema.quickened`). `elsewhere` measures on another
+    machine. The same call goes on with what an interrupted one has measured. Raises `UserError` for what concerns all
+    rows, or where another bench is measuring for the same report.
     """
     progress = progress or Silent()
     if any(is_run(source) for source in sources):
@@ -67,9 +68,8 @@ def bench(
         refuse_for_a_run(preprocess=preprocess, task=task)
         run = open_run(sources[0])
         with run.lock():
-            return bench_run(
-                run, suite or run.recipe.suite, target or run.recipe.target, out, progress, data=data, quick=quick
-            )
+            asked = (suite or run.recipe.suite, target or run.recipe.target, out, progress)
+            return bench_run(run, *asked, data=data, quick=quick, elsewhere=elsewhere)
     own = own_data(drawers.read_suite(suite), suite, data) if suite else None
     items, images = _given(sources, data, preprocess, task, progress, own)
     suite = suite or ("model" if items[0][1].manifest.task == "classification" else "model-verification")
@@ -77,7 +77,10 @@ def bench(
     command = _command(sources, suite, target, data, quick)
     path = out or Path(REPORT)
     with _kept(path.with_name(f".{path.name}.cells"), progress) as kept:
-        report = measured(items, images, suite, target, command, progress, kept=kept, quick=quick)
+        if elsewhere is not None:
+            report = elsewhere(items, images, suite, target, command, quick)
+        else:
+            report = measured(items, images, suite, target, command, progress, kept=kept, quick=quick)
         _write(report, {}, path, progress)
     return report
 
@@ -91,6 +94,7 @@ def bench_run(
     roles: Sequence[str] | None = None,
     data: Path | None = None,
     quick: bool = False,
+    elsewhere: Elsewhere | None = None,
 ) -> Report:
     """`bench` for a run that is locked already; of all its `roles` by default."""
     own = own_data(drawers.read_suite(suite), suite, data)
@@ -103,7 +107,10 @@ def bench_run(
     command = _command([run.path], suite, target, data, quick)
     folder = run.path / Path(suite).stem if own else run.path
     with _kept(run.path / KEPT / f"{Path(suite).stem}-{Path(target).stem}", progress) as kept:
-        report = measured(items, own or run.recipe.data, suite, target, command, progress, kept=kept, quick=quick)
+        if elsewhere is not None:
+            report = elsewhere(items, own or run.recipe.data, suite, target, command, quick)
+        else:
+            report = measured(items, own or run.recipe.data, suite, target, command, progress, kept=kept, quick=quick)
         path = _write(report, curves(run.path), out or folder / REPORT, progress, made(run.path))
         if own is None:
             operating.keep(items, report)
@@ -141,8 +148,8 @@ def _entered(run: Run, entry: Mapping[str, Any]) -> Artifact:
     """An artefact as the ledger describes it, unopened: that its file is gone, or another, is for its row to say."""
     path, role = run.path / entry["file"], entry["role"]
     try:
-        manifest = Manifest.model_validate(json.loads(manifest_path(path).read_bytes()))
-    except (OSError, ValueError, ValidationError):
+        manifest = read_manifest(path)[0]
+    except UserError:
         precision = role if role in ("fp16", "int8") else "fp32"
         fields = {"file": path.name, "bytes": 0, "kind": "onnx", "role": role, "verb": "", "precision": precision}
         manifest = Manifest.model_validate({**fields, "sha256": entry["sha256"]})

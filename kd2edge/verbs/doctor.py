@@ -1,49 +1,41 @@
-"""`doctor`: what works on this machine, proved by trying it, and the one command that mends what does not."""
+"""`doctor`: what works on this machine, proved by trying it, and the one command that mends what does not.
+
+With a target it is what that target asks for (see `kd2edge.edge.suited`, which a board runs by itself).
+"""
 
 import ctypes
 import importlib
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from kd2edge import shelves
-from kd2edge.edge import devices
+from kd2edge.drawers import read_target
+from kd2edge.edge import devices, session_proof
+from kd2edge.edge.check import Check, guarded, is_broken
+from kd2edge.edge.suited import examine
 from kd2edge.errors import install_command
-from kd2edge.schema import Section
 
 FREE_GIB = 2.0  # a CPU torch takes one, a run some hundred MiB
 
 
-class Check(Section):
-    """One thing that was tried. Only what is `needed` for anything at all makes the installation broken."""
+def doctor(target: str | None = None) -> list[Check]:
+    """Try everything kd2edge may use, or with a `target` compare this machine with what that one asks for.
 
-    name: str
-    says: Literal["ok", "missing", "broken"]
-    detail: str
-    mend: str | None = None
-    needed: bool = False
-
-
-def doctor() -> list[Check]:
-    """Try everything kd2edge may use; never raises, and starts nothing that needs a GPU."""
-    return [check for part in PARTS for check in _guarded(part)]
+    Nothing is started that needs a GPU. Raises `UserError` for a target that there is none of; nothing else.
+    """
+    if target is not None:
+        return examine(read_target(target))
+    return [check for part in PARTS for check in guarded(part.__name__.strip("_"), part)]
 
 
 def base_is_broken(checks: list[Check]) -> bool:
-    return any(check.needed and check.says != "ok" for check in checks)
-
-
-def _guarded(part: Callable[[], Iterator[Check]]) -> Iterator[Check]:
-    """A package that is installed and fails in some way of its own is a finding, not the end of the examination."""
-    try:
-        yield from part()
-    except Exception as error:
-        name = part.__name__.strip("_")
-        yield Check(name=name, says="broken", detail=f"{type(error).__name__}: {' '.join(str(error).split())}")
+    """Whether what is needed, for anything at all or for the target, is wanting."""
+    return is_broken(checks)
 
 
 def _python() -> Iterator[Check]:
@@ -75,21 +67,7 @@ def _requirements() -> list[str]:
 
 
 def _onnxruntime() -> Iterator[Check]:
-    """A session is opened and run: a list of available providers is no proof of a usable one."""
-    import numpy as np
-    import onnxruntime
-    from onnx import TensorProto, helper
-
-    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
-    graph = helper.make_graph([helper.make_node("Abs", ["x"], ["y"])], "doctor", value[:1], value[1:])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    works = session.run(None, {"x": np.array([-1], np.float32)})[0][0] == 1
-    detail = (
-        f"{onnxruntime.__version__}, a session on {session.get_providers()[0]} {'computes' if works else 'miscomputes'}"
-    )
-    mend = None if works else "pip install --force-reinstall onnxruntime"
-    yield Check(name="onnxruntime", says="ok" if works else "broken", detail=detail, mend=mend, needed=True)
+    yield session_proof.check()
 
 
 def _processor() -> Iterator[Check]:

@@ -4,13 +4,17 @@ import dataclasses
 import importlib.metadata
 import importlib.util
 import platform
+import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from kd2edge.artifact import Artifact, describe
+from kd2edge.artifact import Artifact, describe, open_artifact, signature_path
+from kd2edge.edge import trt_versions
+from kd2edge.edge.built_for import built_for
+from kd2edge.edge.built_on import Misfit
+from kd2edge.edge.in_batches import in_batches
 from kd2edge.edge.session import Backend, open_backend
+from kd2edge.edge.trt_layers import told
 from kd2edge.errors import UserError
 from kd2edge.graph.parity import Parity, compare, require, run_onnx
 from kd2edge.schema import Target
@@ -24,6 +28,10 @@ def engine_builder(name: str, target: Target) -> Backend:
         raise UserError(
             f"The target {name} runs ONNX files as they are: there is no engine to build.",
             "leave --trt out, or name a TensorRT target (kd2edge list targets)",
+        )
+    if target.board is not None and importlib.util.find_spec(target.backend) is None:
+        raise UserError(
+            f"Engines for {name} are built by the board's own TensorRT, which is not here.", trt_versions.ELSEWHERE
         )
     return open_backend(target.backend)
 
@@ -52,8 +60,25 @@ def build_engine(model: Artifact, name: str, target: Target, backend: Backend, s
     parity, reason = _parity(built, model, target, backend, samples, say)
     if reason is not None:
         say(f"{path.name} is built; its parity is not proved here. {reason}")
+    details = _told_by(built, model)
+    _tell(path.name, details, say)
+    details |= {"parity_not_proved": reason} if reason else {}
+    version = str(details.get("built_on", {}).get("tensorrt") or _version(target.backend))
+    return described(built, model, name, target, parity, details, {target.backend: version})
+
+
+def described(
+    engine: Path,
+    model: Artifact,
+    name: str,
+    target: Target,
+    parity: dict[str, Any] | None,
+    details: dict[str, Any],
+    versions: dict[str, str],
+) -> Artifact:
+    """The engine of an ONNX file for the target called `name`, with its manifest."""
     return describe(
-        built,
+        engine,
         kind="engine",
         role=model.manifest.role,
         verb="export",
@@ -62,22 +87,93 @@ def build_engine(model: Artifact, name: str, target: Target, backend: Backend, s
         flavour=model.manifest.flavour,
         target=name,
         parity=parity,
-        details={"target": target.model_dump(mode="json"), **({"parity_not_proved": reason} if reason else {})},
-        versions={target.backend: _version(target.backend)},
+        details={**details, "target": target.model_dump(mode="json")},
+        versions=versions,
         **inherited(model),
     )
 
 
+def _told_by(built: Path, model: Artifact) -> dict[str, Any]:
+    """What the back end wrote into the manifest of this very build; one of an older build tells nothing."""
+    try:
+        found = open_artifact(built).manifest
+    except UserError:
+        return {}
+    return found.details if found.kind == "engine" and found.parents == (model.manifest.sha256,) else {}
+
+
+def _tell(name: str, details: dict[str, Any], say: Say) -> None:
+    if details.get("layers"):
+        say(f"{name}: {told(details['layers'])}")
+    cache = details.get("build", {}).get("timing_cache") or {}
+    if cache.get("begun_with"):
+        say(f"{name} was built with the timings of the build before (sha256 {cache['begun_with'][:16]}).")
+
+
+def judged(model: Artifact, name: str, target: Target, say: Say) -> Artifact:
+    """Tell what NVIDIA's parser and builder say of an ONNX file for a device that is not here, where they can be asked.
+
+    It is recorded in the manifest under `accepted`, by target; a signed manifest is left as it was signed.
+    """
+    found = proof(model.path, target)
+    if found is None:
+        return model
+    stand_in = f"{found['by']}, SM {found['sm']} standing for {found['stands_for']}"
+    if found["accepted"]:
+        say(f"NVIDIA's parser and builder accept {model.path.name}: {stand_in}.")
+    else:
+        say(f"NVIDIA's parser and builder refuse {model.path.name} ({stand_in}): {found['refusal']}")
+    if signature_path(model.path).exists():
+        return model
+    details = model.manifest.details
+    accepted = {**details.get("accepted", {}), name: found}
+    fields = model.manifest.model_dump(exclude={"manifest", "file", "sha256", "bytes"})
+    return describe(model.path, **{**fields, "details": {**details, "accepted": accepted}})
+
+
+def proof(model: Path, target: Target) -> dict[str, Any] | None:
+    """Whether TensorRT for RTX builds an ONNX file for the compute capability that stands for the target's.
+
+    None where the target names no stand-in or RTX is not installed. RTX is another product than the device's TensorRT:
+    strong evidence, not proof of a build there.
+    """
+    if target.proved_as is None or importlib.util.find_spec("tensorrt_rtx") is None:
+        return None
+    stand_in = Target(
+        about=target.about,
+        backend="tensorrt_rtx",
+        flavour=target.flavour,
+        precisions=target.precisions,
+        batch=target.batch,
+        compute_capabilities=(target.proved_as,),
+        workspace_mib=target.workspace_mib,
+    )
+    by = f"TensorRT for RTX {_version('tensorrt_rtx')}"
+    found = {"by": by, "sm": target.proved_as, "stands_for": target.sm or "an unnamed GPU"}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            open_backend("tensorrt_rtx").build(model, stand_in, Path(folder) / "proof.engine")
+        except UserError as error:
+            return {**found, "accepted": False, "refusal": error.message}
+    return {**found, "accepted": True}
+
+
 def run_engine(engine: Artifact, images: Floats) -> Floats:
     """Outputs float32 [N, D] of an engine whose manifest was verified. Raises `UserError` where it cannot run here."""
-    target = Target.model_validate(engine.manifest.details.get("target"))
-    return _inferred(open_backend(target.backend), engine.path, target, images)
+    target = built_for(engine)
+    backend = open_backend(target.backend)
+    reason = backend.available()
+    if reason is not None:
+        raise UserError(
+            f"{engine.path.name} is an engine for {engine.manifest.target or 'a device'}. {reason}",
+            "ask the ONNX file it was built from, which runs anywhere, or run this on the device",
+        )
+    return _inferred(backend, engine.path, target, images)
 
 
 def _inferred(backend: Backend, engine: Path, target: Target, images: Floats) -> Floats:
     with backend.open(engine, target) as session:
-        most = target.batch.max
-        return np.concatenate([session.infer(images[start : start + most]) for start in range(0, len(images), most)])
+        return in_batches(session, images, target.batch.max, target.batch.min)
 
 
 def _parity(
@@ -87,7 +183,12 @@ def _parity(
     reason = backend.available()
     if reason is not None:
         return None, reason
-    found = compare(run_onnx(model.path, samples), _inferred(backend, engine, target, samples))
+    fresh = target.model_copy(update={"require_signature": False})  # nobody can have signed it yet
+    try:
+        outputs = _inferred(backend, engine, fresh, samples)
+    except Misfit as elsewhere:  # RTX builds for GPUs that are not here
+        return None, elsewhere.message
+    found = compare(run_onnx(model.path, samples), outputs)
     _require(found, engine, model, say)
     return {"against": "onnxruntime", "images": len(samples), **dataclasses.asdict(found)}, None
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from onnx import ModelProto
 
-from kd2edge import drawers
-from kd2edge.artifact import Artifact, describe, manifest_path, open_artifact
+from kd2edge import drawers, signing
+from kd2edge.artifact import Artifact, describe, manifest_path, open_artifact, signature_path
 from kd2edge.errors import UserError
 from kd2edge.files import write_atomic
 from kd2edge.graph.cast import to_fp16
@@ -21,10 +21,14 @@ from kd2edge.progress import Progress, Silent
 from kd2edge.run import Run, open_run
 from kd2edge.schema import Precision, Target
 from kd2edge.verbs import operating, precisions
-from kd2edge.verbs.engines import build_engine, default_target, engine_builder
+from kd2edge.verbs.engines import build_engine, default_target, engine_builder, judged
 from kd2edge.verbs.images import Floats, completed, data_for, open_data, probe_of, test_samples
 from kd2edge.verbs.models import GIVEN, Say, inherited, is_run, open_model, refuse_for_a_run
 from kd2edge.verbs.quantize import DEFAULT_TARGET
+
+# Builds engines of ONNX files for a target, by name, on another machine, and compares them with the files on samples
+# float32 [N, C, H, W]; where the back end takes ONNX files these are compared, and nothing is made.
+Elsewhere = Callable[[list[Artifact], str, Target, Floats], list[Artifact]]
 
 
 @dataclass(frozen=True)
@@ -55,12 +59,15 @@ def export(
     preprocess: str | None = None,
     task: str | None = None,
     progress: Progress | None = None,
+    elsewhere: Elsewhere | None = None,
+    sign: str | None = None,
 ) -> list[Artifact]:
     """The `onnx` file of each precision of `target` (the default), or with `trt` the engine built from each, or both.
 
     Engines need the ONNX files, so these are made in any case. A run keeps its files, and `out` gets copies of what
-    was asked for; those of an ONNX file lie beside it, or in `out`. Raises `UserError` if FP32 or FP16 fails parity, if
-    the target cannot read a graph, and for `trt` if the target has no engines or their builder is missing or refuses.
+    was asked for; those of an ONNX file lie beside it, or in `out`. `elsewhere` builds, or proves the ONNX files, on
+    another machine; `sign` is the key to sign with. Raises `UserError` if FP32 or FP16 fails parity, if the target
+    cannot read a graph, and for `trt` if the target has no engines or their builder is missing or refuses.
     """
     progress = progress or Silent()
     if trt and target is None:
@@ -70,17 +77,26 @@ def export(
         refuse_for_a_run(data=data, preprocess=preprocess, task=task)
         run = open_run(source)
         with run.lock():
-            return export_run(run, target or run.recipe.target, onnx, trt, out, progress)
+            return export_run(run, target or run.recipe.target, onnx, trt, out, progress, elsewhere, sign)
     model = open_model(source, preprocess, progress.say)
     images = data_for(model, data)
     model = completed(model, images, open_data(images), task)
-    return _exported(_model_job(model, target or DEFAULT_TARGET, out, progress.say), onnx, trt, out)
+    return _exported(_model_job(model, target or DEFAULT_TARGET, out, progress.say), onnx, trt, out, elsewhere, sign)
 
 
-def export_run(run: Run, target: str, onnx: bool, trt: bool, out: Path | None, progress: Progress) -> list[Artifact]:
+def export_run(
+    run: Run,
+    target: str,
+    onnx: bool,
+    trt: bool,
+    out: Path | None,
+    progress: Progress,
+    elsewhere: Elsewhere | None = None,
+    sign: str | None = None,
+) -> list[Artifact]:
     """`export` for a run that is locked already."""
     job = _run_job(run, target, progress.say)
-    made = _exported(job, onnx, trt, out)
+    made = _exported(job, onnx, trt, out, elsewhere, sign)
     run.record("export", "finished", target=target, files=precisions.digests(run, job.target))
     return made
 
@@ -120,17 +136,26 @@ def _model_job(model: Artifact, name: str, out: Path | None, say: Say) -> Job:
     )
 
 
-def _exported(job: Job, onnx: bool, trt: bool, out: Path | None) -> list[Artifact]:
+def _exported(
+    job: Job, onnx: bool, trt: bool, out: Path | None, elsewhere: Elsewhere | None = None, sign: str | None = None
+) -> list[Artifact]:
     stated = job.fp32.manifest.precision
     if stated != "fp32":
         raise UserError(f"{job.fp32.path} is {stated.upper()} already.", "export the FP32 model it was made from")
-    backend = engine_builder(job.name, job.target) if trt else None
+    backend = engine_builder(job.name, job.target) if trt and elsewhere is None else None
     fp32 = _fp32(job)
     files = list(_precisions(job, fp32))
+    if not trt:
+        files = [judged(one, job.name, job.target, job.say) for one in files]
     made = files if onnx or not trt else []
-    if backend is not None:
+    if elsewhere is not None:
+        engines = elsewhere(files, job.name, job.target, job.samples)
+        made = made + [job.enter(engine) for engine in engines]
+    elif backend is not None:
         engines = [build_engine(one, job.name, job.target, backend, job.samples, job.say) for one in files]
         made = made + [job.enter(engine) for engine in engines]
+    for artifact in made if sign else ():
+        signing.sign(artifact, str(sign))
     return [_copied(artifact, out) for artifact in made] if out else made
 
 
@@ -214,10 +239,13 @@ def _proved(job: Job, precision: Precision, path: Path, reference: Floats) -> di
 
 
 def _copied(artifact: Artifact, folder: Path) -> Artifact:
-    """The artefact in `folder`, with its manifest."""
+    """The artefact in `folder`, with its manifest and, where there is one, its signature."""
     path = folder / artifact.path.name
     if path.resolve() == artifact.path.resolve():
         return artifact
     write_atomic(path, artifact.path.read_bytes())
     write_atomic(manifest_path(path), manifest_path(artifact.path).read_bytes())
+    signature_path(path).unlink(missing_ok=True)
+    if signature_path(artifact.path).is_file():
+        write_atomic(signature_path(path), signature_path(artifact.path).read_bytes())
     return Artifact(path, artifact.manifest)

@@ -10,7 +10,7 @@ from typing import Any
 
 from onnx import ModelProto, TensorProto
 
-from kd2edge.artifact import Artifact, Manifest, has_manifest, open_artifact
+from kd2edge.artifact import Artifact, Manifest, ancestors, has_manifest, open_artifact
 from kd2edge.data import decoder_name
 from kd2edge.data.imagefolder import MEAN, STD
 from kd2edge.errors import UserError
@@ -59,9 +59,9 @@ def preprocessing_of(model: Artifact) -> Preprocessing:
 
 
 def inherited(parent: Artifact) -> dict[str, Any]:
-    """The fields of a manifest that no change of precision touches."""
+    """The fields of a manifest that no change of precision touches, and the ancestors of what is made of it alone."""
     fields = ("task", "output", "classes", "preprocessing", "data")
-    return {field: getattr(parent.manifest, field) for field in fields}
+    return {"lineage": ancestors(parent), **{field: getattr(parent.manifest, field) for field in fields}}
 
 
 def precision_of(model: ModelProto) -> Precision:

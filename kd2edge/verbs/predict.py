@@ -8,8 +8,9 @@ import numpy.typing as npt
 
 from kd2edge import data, drawers
 from kd2edge.artifact import Artifact, open_artifact
+from kd2edge.edge.in_batches import in_batches
+from kd2edge.edge.session import open_backend
 from kd2edge.errors import UserError
-from kd2edge.graph.run import run_onnx
 from kd2edge.progress import Progress, Silent
 from kd2edge.run import Run, open_run
 from kd2edge.schema import Section
@@ -49,7 +50,8 @@ def predict(
     """Run a model on image files: `Classified` for each if it gives logits, one `Compared` if it gives embeddings.
 
     `model` is a run, an ONNX file, or an engine with its manifest, which runs on the device it was built for. Of a run
-    it is the one its gate recommends, else FP32. Raises `UserError` for an unreadable image.
+    it is the one its gate recommends, else FP32. Either goes through its back end's `open`, as in `bench`. Raises
+    `UserError` for an unreadable image, and for an engine that cannot run here.
     """
     progress = progress or Silent()
     if not images:
@@ -78,7 +80,9 @@ def _of_run(run: Run) -> tuple[Artifact, float | None]:
 
 
 def _run_onnx(model: Artifact, images: Floats) -> Floats:
-    return run_onnx(model.path, images)
+    target = drawers.read_target("onnx-cpu")
+    with open_backend(target.backend).open(model.path, target) as session:
+        return in_batches(session, images, target.batch.max)
 
 
 def _gives_logits(model: Artifact) -> bool:

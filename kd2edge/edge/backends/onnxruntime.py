@@ -10,6 +10,7 @@ from typing_extensions import Self
 
 from kd2edge.edge.session import Backend, Floats, readable
 from kd2edge.errors import UserError, first_line
+from kd2edge.onnx_file import openable
 from kd2edge.schema import Target
 
 CPU = "CPUExecutionProvider"
@@ -37,7 +38,8 @@ class OnnxRuntime(Backend):
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.log_severity_level = 4  # what it says is raised as an error too: once is enough
-        model = str(readable(path))
+        options.add_session_config_entry("session.load_model_format", "ONNX")  # whatever the bytes or the name say
+        model = openable(readable(path), target.require_signature)
         try:
             session = ort.InferenceSession(model, options, providers=[CPU], disabled_optimizers=[*DISABLED])
         except Exception as error:

@@ -2,7 +2,9 @@
 
 from typing import Any
 
+from kd2edge.edge.built_on import Fact
 from kd2edge.edge.trt_build import TrtBackend
+from kd2edge.edge.trt_versions import ELSEWHERE
 from kd2edge.errors import UserError
 from kd2edge.schema import Target
 
@@ -18,4 +20,12 @@ class TensorRT(TrtBackend):
             raise UserError(
                 "TensorRT builds for the GPU it stands on: compute_capabilities say nothing to it.",
                 "take them out of the target, or use the back end tensorrt_rtx",
+            )
+
+    def refuse_device(self, target: Target, here: dict[str, Fact]) -> None:
+        if target.sm is not None and here["sm"] not in (target.sm, None):
+            raise UserError(
+                f"TensorRT builds for the GPU it stands on: {here['gpu']} (SM {here['sm']}), "
+                f"and the target has SM {target.sm}.",
+                ELSEWHERE,
             )
