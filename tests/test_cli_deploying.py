@@ -1,11 +1,7 @@
 """`export`, `bench` and `keys` on the command line: their help fits a screen, and an interruption says how to go on."""
 
 import json
-import platform
 import shlex
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,23 +26,28 @@ def test_after_an_interruption_the_same_command_goes_on(verb: str, where: list[s
         raise KeyboardInterrupt
 
     monkeypatch.setattr("kd2edge.cli.deploying._place", interrupted)
-    done = CliRunner().invoke(app, [verb, "a model.onnx", "--target", "onnx-cpu", *where, "--json"])
+    words = [verb, "a model.onnx", *(["--trt"] if verb == "export" else []), "--target", "onnx-cpu", *where]
+    done = CliRunner().invoke(app, [*words, "--json"])
     assert done.exit_code == 130
     told = json.loads(done.stdout.splitlines()[-1])["hint"].removeprefix("continue with: ")
-    assert shlex.split(told) == ["kd2edge", verb, "a model.onnx", "--target", "onnx-cpu", *where]
+    assert shlex.split(told) == ["kd2edge", *words]
 
 
-def test_onnx_runtime_is_told_to_keep_silent_on_the_far_side(tmp_path: Path) -> None:
-    """And a board's own wish stands."""
-    edge = tmp_path / "code" / "kd2edge" / "edge"
-    edge.mkdir(parents=True)
-    for folder in (edge, edge.parent):
-        (folder / "__init__.py").touch()
-    (edge / "far.py").write_text("import os; print(os.environ['ORT_DISABLE_TELEMETRY'])")
-    here = f"cp{sys.version_info[0]}{sys.version_info[1]}-{platform.machine()}"
-    call = f"start.start({str(tmp_path)!r}, '0' * 64, {str(tmp_path / 'room')!r}, {{'wheels/{here}/x': 0}}, False)"
-    code = f"import sys; from kd2edge.edge import start; start._unpacked = lambda *_: 'none'; {call}"
-    wishes: tuple[tuple[dict[str, str], str], ...] = (({}, "1"), ({"ORT_DISABLE_TELEMETRY": "0"}, "0"))
-    for wish, heard in wishes:
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=wish)
-        assert done.stdout.strip() == heard
+@pytest.mark.parametrize(
+    ("words", "asked"), [(["--onnx"], False), ([], False), (["--trt"], True), (["--on", "ssh://board"], True)]
+)
+def test_a_targets_own_address_is_for_engines(words: list[str], asked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for ONNX files alone gets them here."""
+    went: list[str] = []
+
+    def gone(*_: object) -> None:
+        went.append("there")
+        raise KeyboardInterrupt
+
+    def stayed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kd2edge.cli.deploying._place", gone)
+    monkeypatch.setattr("kd2edge.verbs.export.export", stayed)
+    CliRunner().invoke(app, ["export", "model.onnx", "--target", "jetson-orin-nano", *words])
+    assert bool(went) is asked

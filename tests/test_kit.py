@@ -168,8 +168,12 @@ def test_a_kit_is_not_written_over_something_else(parcel: Parcel, kit: Path) -> 
         write(parcel, kit)
 
 
-def test_results_of_an_unknown_kit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_of_an_unknown_kit_are_refused(parcel: Parcel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(UserError, match="not made here"):
+        remote_kit.remembered("0" * 64)
+    (tmp_path / "kd2edge" / "kits").mkdir(parents=True)
+    (tmp_path / "kd2edge" / "kits" / f"{'0' * 64}.json").write_bytes(parcel.text)  # under another's digest
     with pytest.raises(UserError, match="not made here"):
         remote_kit.remembered("0" * 64)
 

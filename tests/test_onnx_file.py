@@ -125,6 +125,14 @@ def test_weights_anywhere_else_are_refused(place: str, how: str, tmp_path: Path)
         read(how, external(folder, **PLACES[place]))
 
 
+@pytest.mark.parametrize("how", READERS)
+def test_a_file_is_read_as_onnx_whatever_its_name(how: str, tmp_path: Path) -> None:
+    """ONNX Runtime has another format, by the name: what was looked at has to be what is loaded."""
+    path = tmp_path / "model.ort"
+    onnx.save(residual_net(), str(path), format="protobuf")
+    read(how, path)
+
+
 def test_a_builder_of_engines_is_given_neither_such_weights_nor_what_onnx_forbids(tmp_path: Path) -> None:
     """The second ends TensorRT for RTX 1.7.1 by a signal, in its parser."""
     pytest.importorskip("tensorrt_rtx")

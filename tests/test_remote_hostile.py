@@ -209,7 +209,13 @@ def test_an_engine_that_nobody_asked_for_is_refused(back: tuple[Artifact, Path])
 
 
 @pytest.mark.parametrize("how", ["right", "others", "none", "not finite", "half", "pickled", "a folder"])
-def test_outputs_are_compared_here_with_those_of_the_file(how: str, back: tuple[Artifact, Path]) -> None:
+def test_outputs_are_compared_here_with_those_of_the_file(
+    how: str, back: tuple[Artifact, Path], tmp_path: Path
+) -> None:
+    class Evil:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "owned"),)
+
     model, results = back
     right = run_onnx(model.path, np.load(results.parent / PROBE))
     wrong: dict[str, Any] = {
@@ -217,7 +223,7 @@ def test_outputs_are_compared_here_with_those_of_the_file(how: str, back: tuple[
         "not finite": right * np.float32("nan"),
         "none": right[:0],
         "half": right.astype(np.float16),
-        "pickled": np.array([right, None], object),
+        "pickled": np.array([Evil(), None], object),
     }
     with (results / "out").open("wb") as file:
         np.save(file, wrong.get(how, right)) if how != "a folder" else np.savez(file, right)
@@ -227,6 +233,7 @@ def test_outputs_are_compared_here_with_those_of_the_file(how: str, back: tuple[
     else:
         with pytest.raises(UserError, match=r"does not give what|cannot be compared|holds no outputs"):
             take_up(model, results)
+    assert not (tmp_path / "owned").exists()
 
 
 def test_results_for_a_target_that_has_changed_since_are_refused(back: tuple[Artifact, Path]) -> None:

@@ -47,7 +47,9 @@ def export(
     options: dict[str, Any] = {"target": target, "out": out, "data": data, "preprocess": preprocess, "task": task}
     words = printing.again("export", source, onnx=onnx, trt=trt, **options, on=on, sign=sign)
     terminal.resume = _resume(words, kit, brought)
-    place = _place(source, target if target or not trt else default_target(), on, kit, brought, terminal, words)
+    asked = trt or any(option is not None for option in (on, kit, brought))  # ONNX files alone are made here
+    name = target if target or not trt else default_target()
+    place = _place(source, name, on, kit, brought, terminal, words) if asked else None
     options |= {"onnx": onnx, "trt": trt}
     if place is None:
         made = verb(source, **options, progress=terminal, sign=sign)

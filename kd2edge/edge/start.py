@@ -18,7 +18,6 @@ from typing import Any
 KIT, RESULTS = "kit.json", "results"
 OLDEST = (3, 10)
 BLOCK = 1 << 20
-SILENT = {"ORT_DISABLE_TELEMETRY": "1"}  # ONNX Runtime 1.31 asks for Microsoft's server as soon as it is imported
 
 
 def main() -> None:
@@ -98,7 +97,7 @@ def start(kit: str, digest: str, room: str, files: "dict[str, Any]", tied: bool)
     os.makedirs(work, mode=0o700, exist_ok=True)
     site = _unpacked(kit, [name for name in files if name.startswith(f"wheels/{here}/")], files, room)
     path = os.pathsep.join([os.path.join(kit, "code"), site])
-    environment = {**SILENT, **os.environ, "PYTHONPATH": path, "PYTHONPYCACHEPREFIX": os.path.join(work, "pyc")}
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONPYCACHEPREFIX": os.path.join(work, "pyc")}
     os.chdir(work)  # `-m` looks into the current folder first
     arguments = [sys.executable, "-m", "kd2edge.edge.far", kit, digest, work, *(["--tied"] if tied else [])]
     sys.stdout.flush()

@@ -1,6 +1,7 @@
 """`export`: the files that ship, one for each precision of a target, none without a proof of parity on real images."""
 
 import dataclasses
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +114,7 @@ def _run_job(run: Run, name: str, say: Say) -> Job:
         place=lambda precision: precisions.in_run(run, precision, target.flavour),
         int8=precisions.in_run(run, "int8", target.flavour),
         enter=lambda artifact: run.add(artifact, "export"),
-        quantize=f"kd2edge quantize {run.path} --target {name}",
+        quantize=shlex.join(["kd2edge", "quantize", str(run.path), "--target", name]),
         say=say,
     )
 
@@ -131,7 +132,7 @@ def _model_job(model: Artifact, name: str, out: Path | None, say: Say) -> Job:
         place=lambda precision: precisions.beside(model.path, precision, target.flavour, out),
         int8=in_out if in_out.is_file() else precisions.beside(model.path, "int8", target.flavour),
         enter=lambda artifact: artifact,
-        quantize=f"kd2edge quantize {model.path} --target {name}",
+        quantize=shlex.join(["kd2edge", "quantize", str(model.path), "--target", name]),
         say=say,
     )
 
