@@ -83,9 +83,10 @@ def create(name: str) -> Key:
     for place in (home(), folder, trusted):
         _private_folder(place)
     text = _pem(pair.public_key())
-    write_atomic(private, pair.private_bytes(pem.Encoding.PEM, pem.PrivateFormat.PKCS8, cipher), mode=0o600)
     write_atomic(public, text)
     write_atomic(trusted / public.name, text)
+    # Last, so that an interruption leaves no private key that nobody is told of.
+    write_atomic(private, pair.private_bytes(pem.Encoding.PEM, pem.PrivateFormat.PKCS8, cipher), mode=0o600)
     return Key(name=name, key=key_id(pair.public_key()), private=True, trusted=True)
 
 

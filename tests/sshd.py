@@ -26,9 +26,9 @@ CACHE = Path(tempfile.gettempdir()) / f"kd2edge-tests-sshd-{os.getuid()}"
 IN_NAMESPACE = """
 set -e
 mount -t tmpfs none /run; mkdir /run/sshd
-cp /etc/passwd {root}/passwd
-grep -q ^sshd: {root}/passwd || echo 'sshd:x:65533:65534::/run/sshd:/usr/sbin/nologin' >> {root}/passwd
-mount --bind {root}/passwd /etc/passwd
+cp /etc/passwd '{root}/passwd'
+grep -q ^sshd: '{root}/passwd' || echo 'sshd:x:65533:65534::/run/sshd:/usr/sbin/nologin' >> '{root}/passwd'
+mount --bind '{root}/passwd' /etc/passwd
 {more}
 exec "$@"
 """
