@@ -13,7 +13,7 @@ from kd2edge.schema import Rule
 BASELINE = "baseline"
 # What is read off the file, or is asked of these very images and processes, has no sampling error. All else is an
 # estimate, also where nobody gave it an interval.
-EXACT = ("size", "parameters", "macs", "peak_memory", "integer_range", "cosine_to_fp32")
+EXACT = ("size", "parameters", "macs", "peak_memory", "integer_range", "int8_ran", "cosine_to_fp32")
 PROTOCOL = {"latency", "scenarios", "sweep"}  # of a suite: how timings are taken
 
 

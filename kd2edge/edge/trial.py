@@ -15,6 +15,7 @@ from kd2edge.edge.drift import drift
 from kd2edge.edge.jobs import OUTPUTS, SAMPLES, STAGES, Jobs
 from kd2edge.edge.kept import Cell, Kept, is_full
 from kd2edge.edge.operating import Operating, operating
+from kd2edge.edge.ran_in import ran_in
 from kd2edge.edge.session import Backend, Floats
 from kd2edge.edge.worker import Answer
 from kd2edge.errors import UserError
@@ -75,8 +76,11 @@ class Trial:
             if manifest.preprocessing is None:
                 raise UserError(f"The manifest of {file} states no preprocessing.")
             self.backend = backend
-            size = self.jobs.prepare(backend).stat().st_size / 2**20
-            self.numbers["size"] = Number(value=size, unit="MiB", better="lower")
+            runs = self.jobs.prepare(backend)
+            self.numbers["size"] = Number(value=runs.stat().st_size / 2**20, unit="MiB", better="lower")
+            numbers, conditions = ran_in(runs)
+            self.numbers |= numbers
+            self.conditions |= conditions
         except UserError as error:
             if is_full(error):
                 raise

@@ -24,6 +24,7 @@ NAMES = {
     "agreement_with_fp32": "agreement with fp32",
     "brier": "Brier score",
     "ece": "ECE",
+    "int8_ran": "ran in INT8",
     "integer_range": "integers used",
     "latency_p50": "latency p50",
     "latency_p90": "latency p90",
