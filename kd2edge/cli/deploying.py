@@ -40,7 +40,7 @@ def export(
     json: Json = False,
 ) -> None:
     """Write what ships, proved equal on real images."""
-    from kd2edge.verbs.engines import default_target
+    from kd2edge.verbs.engines import target_of
     from kd2edge.verbs.export import export as verb
 
     terminal: Terminal = ctx.obj
@@ -48,7 +48,7 @@ def export(
     words = printing.again("export", source, onnx=onnx, trt=trt, **options, on=on, sign=sign)
     terminal.resume = _resume(words, kit, brought)
     asked = trt or any(option is not None for option in (on, kit, brought))  # ONNX files alone are made here
-    name = target if target or not trt else default_target()
+    name = target if target or not trt else target_of(source)
     place = _place(source, name, on, kit, brought, terminal, words) if asked else None
     options |= {"onnx": onnx, "trt": trt}
     if place is None:

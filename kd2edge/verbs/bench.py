@@ -22,6 +22,7 @@ from kd2edge.report.page import write_page
 from kd2edge.run import Run, open_run
 from kd2edge.schema import Plugin, Target, quickened
 from kd2edge.verbs import operating, precisions
+from kd2edge.verbs.engines import exported
 from kd2edge.verbs.images import completed, data_for, open_data
 from kd2edge.verbs.inspection import inspected
 from kd2edge.verbs.models import is_run, open_model, refuse_for_a_run
@@ -100,8 +101,10 @@ def bench_run(
     own = own_data(drawers.read_suite(suite), suite, data)
     if own is None:
         refuse_for_a_run(data=data)
-    items = run_items(run, drawers.read_target(target))
-    items = [(role, item) for role, item in items if roles is None or role in roles]
+    files = [
+        (role, item) for role, item in run_items(run, drawers.read_target(target)) if roles is None or role in roles
+    ]
+    items = shipping(run, files, target)
     if not items:
         raise UserError(f"{run.path} has no model to measure yet.", f"kd2edge distill --run {run.path} --resume")
     command = _command([run.path], suite, target, data, quick)
@@ -113,7 +116,7 @@ def bench_run(
             report = measured(items, own or run.recipe.data, suite, target, command, progress, kept=kept, quick=quick)
         path = _write(report, curves(run.path), out or folder / REPORT, progress, made(run.path))
         if own is None:
-            operating.keep(items, report)
+            operating.keep(list({item.path: (role, item) for role, item in [*files, *items]}.values()), report)
         run.record("bench", "finished", suite=suite, target=target, report=str(path), sha256=sha256(path))
     with suppress(OSError):  # others may lie in it
         (run.path / KEPT).rmdir()
@@ -129,6 +132,14 @@ def run_items(run: Run, target: Target) -> Items:
         entry = precisions.entry(run, precision, target.flavour)
         items += [(precision, _entered(run, entry))] if entry else []
     return items
+
+
+def shipping(run: Run, files: Items, target: str) -> Items:
+    """What really ships of a run's ONNX files: the engine of each that was exported for the target, where there is one.
+
+    Another build may choose other tactics, so that what is measured is the very engine.
+    """
+    return [(role, exported(run, item, target) or item) for role, item in files]
 
 
 def curves(folder: Path) -> dict[str, list[dict[str, Any]]]:

@@ -8,7 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from kd2edge.artifact import Artifact, describe, open_artifact, signature_path
+from kd2edge import drawers
+from kd2edge.artifact import Artifact, describe, open_artifact, read_manifest, signature_path
 from kd2edge.edge import trt_versions
 from kd2edge.edge.built_for import built_for
 from kd2edge.edge.built_on import Misfit
@@ -16,10 +17,12 @@ from kd2edge.edge.in_batches import in_batches
 from kd2edge.edge.session import Backend, open_backend
 from kd2edge.edge.trt_layers import told
 from kd2edge.errors import UserError
+from kd2edge.files import sha256
 from kd2edge.graph.parity import Parity, compare, require, run_onnx
+from kd2edge.run import Run, open_run
 from kd2edge.schema import Target
 from kd2edge.verbs.images import Floats
-from kd2edge.verbs.models import Say, inherited
+from kd2edge.verbs.models import Say, inherited, is_run
 
 
 def engine_builder(name: str, target: Target) -> Backend:
@@ -43,9 +46,42 @@ def default_target() -> str:
     return "jetson-orin-nano" if platform.machine() == "aarch64" else "nvidia-dgpu"
 
 
+def target_of(source: Path) -> str:
+    """The target of `--trt` for a run, where its own has engines, or for an ONNX file: `default_target`."""
+    own = open_run(source).recipe.target if is_run(source) else None
+    return own if own and drawers.read_target(own).backend != "onnxruntime" else default_target()
+
+
 def engine_path(model: Path, target: str) -> Path:
     """Where the engine of an ONNX file lies: beside it, by target, since an engine suits one device."""
     return model.with_name(f"{model.stem}.{Path(target).stem}.engine")
+
+
+def exported(run: Run, model: Artifact, target: str) -> Artifact | None:
+    """The engine of one of a run's ONNX files for a target, by the ledger; None where there is none of this very file.
+
+    It is not opened: that it is gone, or altered, is for whoever runs it to say.
+    """
+    path = engine_path(model.path, target)
+    entries = [event for event in run.events() if event["event"] == "artifact" and event["kind"] == "engine"]
+    entry = next((e for e in reversed(entries) if (run.path / e["file"]).resolve() == path.resolve()), None)
+    if entry is None:
+        return None
+    try:
+        manifest = read_manifest(path)[0]
+    except UserError:
+        return None
+    made_of_it = model.manifest.sha256 in manifest.parents
+    return Artifact(path, manifest.model_copy(update={"sha256": entry["sha256"]})) if made_of_it else None
+
+
+def graph_of(artifact: Artifact) -> Path | None:
+    """The ONNX file of an artefact: itself, or the one beside an engine that it was built from, where it still is."""
+    if artifact.manifest.kind != "engine":
+        return artifact.path
+    stem = artifact.path.name.removesuffix(f".{Path(artifact.manifest.target or '').stem}.engine")
+    graph = artifact.path.with_name(f"{stem}.onnx")
+    return graph if graph.is_file() and sha256(graph) in artifact.manifest.parents else None
 
 
 def build_engine(model: Artifact, name: str, target: Target, backend: Backend, samples: Floats, say: Say) -> Artifact:

@@ -22,7 +22,7 @@ from kd2edge.progress import Progress, Silent
 from kd2edge.run import Run, open_run
 from kd2edge.schema import Precision, Target
 from kd2edge.verbs import operating, precisions
-from kd2edge.verbs.engines import build_engine, default_target, engine_builder, judged
+from kd2edge.verbs.engines import build_engine, engine_builder, judged, target_of
 from kd2edge.verbs.images import Floats, completed, data_for, open_data, probe_of, test_samples
 from kd2edge.verbs.models import GIVEN, Say, inherited, is_run, open_model, refuse_for_a_run
 from kd2edge.verbs.quantize import DEFAULT_TARGET
@@ -72,7 +72,7 @@ def export(
     """
     progress = progress or Silent()
     if trt and target is None:
-        target = default_target()
+        target = target_of(source)
         progress.say(f"Engines for the target {target} (--target for another).")
     if is_run(source):
         refuse_for_a_run(data=data, preprocess=preprocess, task=task)

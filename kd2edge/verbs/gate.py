@@ -16,7 +16,7 @@ from kd2edge.report.markdown import markdown as summary
 from kd2edge.report.model import Report, Row, Verdict, read_report, write_json
 from kd2edge.report.page import write_page
 from kd2edge.run import LEDGER, RECIPE, Run
-from kd2edge.verbs.bench import REPORT, VERDICT, curves, made, run_items
+from kd2edge.verbs.bench import REPORT, VERDICT, curves, made, run_items, shipping
 
 OPERATING_FAR = "1e-3"
 
@@ -85,7 +85,8 @@ def _accept(report: Report, verdict: Verdict, path: Path) -> str:
 
 def _still_measured(report: Report, run: Run, path: Path) -> Report:
     """The report with a fault in each row whose file in the run is no longer the one that was measured."""
-    items = dict(run_items(run, drawers.read_target(_target(report, run, path))))
+    target = _target(report, run, path)
+    items = dict(shipping(run, run_items(run, drawers.read_target(target)), target))
     return report.model_copy(update={"rows": tuple(_checked(row, items.get(row.role)) for row in report.rows)})
 
 

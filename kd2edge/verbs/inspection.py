@@ -10,6 +10,7 @@ from kd2edge.errors import UserError
 from kd2edge.graph import audit, cost
 from kd2edge.graph.load import load_model
 from kd2edge.report.model import Number
+from kd2edge.verbs.engines import graph_of
 from kd2edge.verbs.images import batches_of
 
 AUDITED = 512  # images on which the quantizers of an INT8 file are watched
@@ -18,10 +19,16 @@ AUDITED = 512  # images on which the quantizers of an INT8 file are watched
 def inspected(
     items: Sequence[tuple[str, Artifact]], source: Source, split: str
 ) -> Iterator[tuple[str, dict[str, Number]]]:
-    """Role → numbers, from images of `split` where any are needed. An unreadable file says so in its row, not here."""
+    """Role → numbers, from images of `split` where any are needed. An unreadable file says so in its row, not here.
+
+    Of an engine it is the ONNX file that it was built from, where that lies beside it.
+    """
     for role, artifact in items:
         try:
-            model = load_model(artifact.path)
+            graph = graph_of(artifact)
+            if graph is None:
+                continue
+            model = load_model(graph)
             numbers = _costs(model)
             if artifact.manifest.precision == "int8" and artifact.manifest.preprocessing is not None:
                 numbers |= _integers(model, artifact, source, split)

@@ -13,7 +13,7 @@ from kd2edge.report.model import Report, Verdict, read_report
 from kd2edge.run import Run
 from kd2edge.schema import Recipe
 from kd2edge.verbs import precisions
-from kd2edge.verbs.bench import REPORT, bench_run, run_items
+from kd2edge.verbs.bench import REPORT, bench_run, run_items, shipping
 from kd2edge.verbs.distill import begin, directory, require_torch, train
 from kd2edge.verbs.export import export_run
 from kd2edge.verbs.gate import gate
@@ -125,6 +125,7 @@ def _benched(run: Run, suite: str, target: str) -> Report | None:
     except UserError:
         return None
     measured = {row.role: row.sha256 for row in report.rows if not row.faults}
-    wanted = {role: item.manifest.sha256 for role, item in run_items(run, drawers.read_target(target))}
+    files = run_items(run, drawers.read_target(target))
+    wanted = {role: item.manifest.sha256 for role, item in shipping(run, files, target)}
     same = (report.suite, report.target) == (drawers.read_suite(suite), Path(target).stem)
     return report if same and measured == wanted else None
