@@ -35,7 +35,7 @@ def test_a_context_is_made_and_released(fake: Fake, cuda: Callable[[], Cuda]) ->
             assert here.gpu == ("Imaginary GPU", (8, 6), 13000)
             assert here.memory() == (64 << 20, 64 << 20)
         assert fake.alive() == {}
-        assert fake.library.fake_depth() == 0
+        assert fake.driver.fake_depth() == 0
 
 
 def test_copies_are_in_order_and_not_there_before_they_are_waited_for(fake: Fake, cuda: Callable[[], Cuda]) -> None:
@@ -131,7 +131,7 @@ def test_a_lost_device_is_told_and_still_left(fake: Fake, cuda: Callable[[], Cud
         assert "Xid" in str(caught.value.hint)
         with pytest.raises(DeviceLost):
             here.device_buffer(64)
-    assert (fake.alive(), fake.library.fake_depth()) == ({}, 0)
+    assert (fake.alive(), fake.driver.fake_depth()) == ({}, 0)
 
 
 def test_other_refusals_quote_cuda(fake: Fake, cuda: Callable[[], Cuda]) -> None:
@@ -149,7 +149,7 @@ def test_a_machine_without_a_gpu_and_one_that_is_busy(fake: Fake, cuda: Callable
     fake.fail("cuCtxCreate", 1, 46)
     with pytest.raises(DeviceLost, match="busy or unavailable"), cuda():
         pass
-    fake.library.fake_devices(0)
+    fake.driver.fake_devices(0)
     with pytest.raises(UserError, match="CUDA finds no NVIDIA GPU"), cuda():
         pass
     assert fake.alive() == {}
@@ -157,7 +157,7 @@ def test_a_machine_without_a_gpu_and_one_that_is_busy(fake: Fake, cuda: Callable
 
 def test_a_driver_of_an_older_major_version_is_told_at_once(fake: Fake, cuda: Callable[[], Cuda]) -> None:
     """cuda-python 13 looks up what a driver of 12 lacks only when it is called: the times of events, for one."""
-    fake.library.fake_driver(11040)
+    fake.driver.fake_driver(11040)
     if os.environ[PACKAGE] == "pycuda":  # which is compiled for the driver
         with cuda() as here:
             assert here.gpu.driver == 11040
@@ -184,4 +184,4 @@ def test_whatever_cannot_be_made_leaves_nothing_behind(fake: Fake, cuda: Callabl
         fake.fail("*", nth, 1)  # no lack of memory: pycuda would collect garbage and try again
         with pytest.raises(UserError, match="invalid argument"):
             all_of_it()
-        assert (fake.alive(), fake.library.fake_depth()) == ({}, 0)
+        assert (fake.alive(), fake.driver.fake_depth()) == ({}, 0)

@@ -57,33 +57,33 @@ class Fake:
     """The stand-in's own side: what is alive in it, and what is to fail."""
 
     def __init__(self) -> None:
-        self.library = ctypes.CDLL("libcuda.so.1")
+        self.driver = ctypes.CDLL("libcuda.so.1")
         pointer, size = ctypes.c_void_p, ctypes.c_size_t
-        self.library.fake_memory.argtypes = (size,)
-        self.library.fake_kernel.argtypes = (pointer, pointer, pointer, size, ctypes.c_float, ctypes.c_int64)
+        self.driver.fake_memory.argtypes = (size,)
+        self.driver.fake_kernel.argtypes = (pointer, pointer, pointer, size, ctypes.c_float, ctypes.c_int64)
         self.reset()
 
     def reset(self) -> None:
-        self.library.fake_memory(64 << 20)
-        self.library.fake_devices(1)
-        self.library.fake_driver(13000)
+        self.driver.fake_memory(64 << 20)
+        self.driver.fake_devices(1)
+        self.driver.fake_driver(13000)
         self.fail("", 0, 0)
 
     def alive(self) -> dict[str, int]:
         """How many there are of what was made and not destroyed; of what there is none, nothing."""
-        counts = {kind: int(self.library.fake_live(place)) for place, kind in enumerate(KINDS)}
+        counts = {kind: int(self.driver.fake_live(place)) for place, kind in enumerate(KINDS)}
         return {kind: count for kind, count in counts.items() if count}
 
     def made(self) -> int:
         """Calls that made something since the last `fail`."""
-        return int(self.library.fake_made())
+        return int(self.driver.fake_made())
 
     def fail(self, call: str, nth: int, code: int, stays: bool = False) -> None:
         """Let the nth call of that name from now on fail, "*" for all that make something; then all if it `stays`."""
-        self.library.fake_fail(call.encode(), nth, code, stays)
+        self.driver.fake_fail(call.encode(), nth, code, stays)
 
     def kernel(self, stream: int, to: int, what: int, count: int, by: float, ns: int) -> int:
-        return int(self.library.fake_kernel(stream, to, what, count, by, ns))
+        return int(self.driver.fake_kernel(stream, to, what, count, by, ns))
 
 
 def only_the_package_under_test(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Cuda]:

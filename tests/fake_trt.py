@@ -118,6 +118,6 @@ class Execution:
         engine.enqueued += 1
         if self.profiler is not None:
             engine.profiled.append(self.profiler)
-        if not engine.capturable and engine.fake.library.cuCtxSynchronize() and engine.admits:
+        if not engine.capturable and engine.fake.driver.cuCtxSynchronize() and engine.admits:
             return False
         return engine.fake.kernel(stream, self.address["y"], self.address["x"], count, engine.by, engine.ns) == 0

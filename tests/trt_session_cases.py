@@ -32,7 +32,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
     only_the_package_under_test(monkeypatch)
     yield fake
     fake.reset()
-    assert (fake.alive(), fake.library.fake_depth()) == ({}, 0)
+    assert (fake.alive(), fake.driver.fake_depth()) == ({}, 0)
 
 
 def open_engine(engine: Engine, **target: Any) -> TrtSession:
@@ -249,6 +249,6 @@ def test_whatever_cannot_be_made_leaves_nothing_behind(fake: Fake) -> None:
         with pytest.raises(UserError, match="invalid argument") as caught:
             all_of_it(engine)
         assert caught.tb is not None
-        assert (fake.alive(), fake.library.fake_depth()) == ({}, 0)
+        assert (fake.alive(), fake.driver.fake_depth()) == ({}, 0)
         assert all(left.get("contexts") == 1 for left in engine.left)
         assert len(engine.left) == (0 if nth == 1 else 2 if nth <= 13 else 3)
