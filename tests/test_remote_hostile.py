@@ -149,8 +149,11 @@ def test_a_result_that_could_not_be_written_again_is_refused(device: str) -> Non
         read_result(text.encode())
 
 
-@pytest.mark.parametrize("created", ['"\\ud800"', "[" * 100_000])
-def test_a_report_that_could_not_be_written_again_is_refused(created: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("part", "instead"),
+    [('"WHEN"', '"\\ud800"'), ('"WHEN"', "[" * 100_000), ('"device":{}', '"device":{"mhz":[1e308]}')],
+)
+def test_a_report_that_could_not_be_written_or_drawn_is_refused(part: str, instead: str, tmp_path: Path) -> None:
     result = Result(**{**RESULTS_TOLD, "device": {}, "report": "r"})
     kit = new_kit("t", ORT)
     suite: Any = {"about": "s", "rules": ()}
@@ -158,8 +161,8 @@ def test_a_report_that_could_not_be_written_again_is_refused(created: str, tmp_p
     row = Row(role="fp32", file="/there", sha256="0" * 64, precision="fp32", provider="", numbers={})
     report = Report(created="WHEN", command="", target="t", device={}, versions={}, suite_name="s", suite=suite,
                     rows=(row,))  # fmt: skip
-    (tmp_path / "r").write_text(report.model_dump_json().replace('"WHEN"', created))
-    with pytest.raises(UserError, match=r"written as a report|not a kd2edge report"):
+    (tmp_path / "r").write_text(report.model_dump_json().replace(part, instead))
+    with pytest.raises(UserError, match=r"written as a report|not a kd2edge report|no measurement"):
         _believed(Done(made, result, tmp_path), made, [])
 
 

@@ -19,6 +19,7 @@ from kd2edge.verbs.remote import Done, Elsewhere
 from kd2edge.verbs.remote_kit import new_kit, pack
 
 LARGEST = 1 << 28  # bytes of a report
+MOST = 1e30
 
 
 def bench_elsewhere(sources: Sequence[Path], elsewhere: Elsewhere, **options: Any) -> Report:
@@ -72,9 +73,12 @@ def _believed(done: Done, kit: Kit, items: Items) -> Report:
     refuse_control(read_bounded(path, LARGEST), path.name)
     report = read_report(path)
     try:
+        told = report.model_dump(mode="json")
         report.model_dump_json()
     except ValueError as error:  # half a letter, or lists in lists without end
         raise UserError(f"What came back cannot be written as a report: {first_line(error)}.") from error
+    if not _plausible(told):
+        raise UserError("The report that came back has numbers that are no measurements.", "look at the machine there")
     here = {role: artifact.manifest.sha256 for role, artifact in items}
     if {row.role: row.sha256 for row in report.rows} != here or len(report.rows) != len(here):
         raise UserError("The report that came back is of other models than there are now.", "make a new kit")
@@ -86,6 +90,13 @@ def _believed(done: Done, kit: Kit, items: Items) -> Report:
     given = dict(items)
     rows = [_row(row, kit, given[row.role]) for row in report.rows]
     return report.model_copy(update={"rows": tuple(rows)})
+
+
+def _plausible(told: Any) -> bool:
+    """Whether every number in JSON values is one that something could have measured: drawing others overflows."""
+    if isinstance(told, dict | list):
+        return all(map(_plausible, told.values() if isinstance(told, dict) else told))
+    return not isinstance(told, int | float) or abs(told) <= MOST
 
 
 def _row(row: Row, kit: Kit, artifact: Any) -> Row:
