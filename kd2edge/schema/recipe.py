@@ -37,13 +37,15 @@ class Head(Section):
     """The classifier: `linear`, or a cosine head with scale s and margin m (ArcFace 1801.07698, CosFace 1801.09414).
 
     `sample` is the share of classes that a training step sees, the batch's own always among them (Partial FC,
-    2203.15565); 1 is the full softmax. The student's says what the teacher is asked, too.
+    2203.15565); 1 is the full softmax. `sharded` splits the classes over the processes that train together, none of
+    which holds them all. The student's says what the teacher is asked, too.
     """
 
     name: Literal["linear", "cosine", "arcface", "cosface"] = "linear"
     scale: float = Field(32.0, gt=0)
     margin: float = Field(0.3, ge=0, lt=1.6)
     sample: float = Field(1.0, gt=0, le=1)
+    sharded: bool = False
 
     @model_validator(mode="after")
     def _only_cosine_heads_sample(self) -> "Head":
@@ -79,8 +81,10 @@ class Augment(Section):
 class Train(Section):
     """In epochs, 0 of which train nothing; `precision: auto` is bf16 where the device has that, else fp32.
 
-    `device: auto` is an NVIDIA GPU where torch can use one, else the processor. `ema` is the decay of a moving average
-    of the weights, taken at every step, that ships in their place.
+    `device: auto` is an NVIDIA GPU where torch can use one, else the processor. `batch` is the images of one step, over
+    all processes and all `accumulate` parts in which each computes its share. `ema` is the decay of a moving average of
+    the weights, taken at every step, that ships in their place. `compile` is torch.compile of the nets: `auto` where it
+    was measured to pay, `graphs` with CUDA graphs besides. `sync_batch_norm` takes statistics over all processes.
     """
 
     epochs: int = Field(ge=0)
@@ -96,7 +100,10 @@ class Train(Section):
     gamma: float = Field(0.1, gt=0, le=1)
     clip: float | None = Field(None, gt=0)
     ema: float | None = Field(None, gt=0, lt=1)
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    accumulate: int = Field(1, ge=1)
+    sync_batch_norm: bool = False
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    compile: Literal["auto", "off", "on", "graphs"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     augment: Augment = Augment()
 
@@ -131,8 +138,18 @@ class Teacher(NetSpec):
         return self
 
 
+class Validation(Section):
+    """Judging what is being trained on a split of the data set, after every so many epochs; never on "test"."""
+
+    split: Literal["val"] = "val"
+    every: int = Field(1, ge=1)
+
+
 class Recipe(Section):
-    """One YAML of `recipes/`: a teacher, a student, a method, a data set, a schedule, a quantization plan."""
+    """One YAML of `recipes/`: a teacher, a student, a method, a data set, a schedule, a quantization plan.
+
+    `track` names who else is told the figures of the training log, beside the run's own files.
+    """
 
     about: str
     task: TaskName
@@ -142,6 +159,8 @@ class Recipe(Section):
     student: Student
     method: Plugin
     train: Train
+    validation: Validation | None = None
+    track: tuple[Literal["tensorboard", "mlflow"], ...] = ("tensorboard",)
     quantize: Quantize = Quantize()
     qat: Qat | None = None
     compare: tuple[str, ...] = ()
