@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kd2edge.data import Split, open_source
+from kd2edge.artifact import Artifact, Manifest
+from kd2edge.data import Split, decoder_name, open_source
 from kd2edge.errors import Faults, UserError
+from kd2edge.verbs.images import data_for
 
 
 def populate(folder: Path, classes: dict[str, int], side: int = 12) -> None:
@@ -186,3 +188,17 @@ def test_an_open_set_that_leaves_a_split_without_people_says_so(tmp_path: Path) 
     assert len(open_set(tmp_path, "train", val_fraction=0.001)) == 4
     with pytest.raises(UserError, match=r"(?s)has no split 'test'.*val_fraction"):
         open_set(tmp_path, "test", val_fraction=0)
+
+
+def test_a_shorter_side_before_the_cut_goes_with_the_model(tmp_path: Path) -> None:
+    """A model's own preprocessing, asked of a folder, is the preprocessing that comes out."""
+    populate(tmp_path / "test", {"a": 1})
+    p = open_source({"name": "imagefolder", "path": tmp_path, "size": 8, "resize": 10}).preprocessing()
+    assert p.decoder == decoder_name("bilinear", 10)
+    manifest = Manifest(
+        file="a.onnx", sha256="0" * 64, bytes=1, kind="onnx", role="student", verb="export", preprocessing=p
+    )
+    data = data_for(Artifact(tmp_path / "a.onnx", manifest), tmp_path)
+    assert open_source({"name": data.name, **data.options}).preprocessing() == p
+    with pytest.raises(UserError, match=r"8 x 8 cannot be cut(.|\n)*data\.resize to 8"):
+        split(tmp_path, "test", resize=7)

@@ -1,5 +1,6 @@
 """Decoding and normalisation: exact values worked out by hand, hostile files, EXIF."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from kd2edge.data import Preprocessing, decode, decoder_name, normalize
+from kd2edge.data import Preprocessing, decode, decoder_name, normalize, shorter_side
 from kd2edge.errors import UserError
 
 
@@ -133,8 +134,45 @@ def test_a_truncated_file_is_named(tmp_path: Path, suffix: str, keep: int) -> No
         decode(path, preprocessing())
 
 
+def test_what_is_no_photograph_is_not_handed_to_other_programs(tmp_path: Path) -> None:
+    """Pillow knows formats that it decodes by running a program: the suffix does not tell."""
+    (tmp_path / "a.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    Image.new("L", (4, 4)).save(tmp_path / "b.png", "GIF")
+    for name in ("a.jpg", "b.png"):
+        with pytest.raises(UserError, match=rf"{name} cannot be decoded: cannot identify"):
+            decode(tmp_path / name, preprocessing())
+
+
+def test_a_size_that_no_photograph_has_is_refused_undecoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("L", (30, 20)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 599)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with pytest.raises(UserError, match="it claims 20 x 30 pixels"):
+            decode(tmp_path / "a.png", preprocessing())
+
+
+@pytest.mark.parametrize(
+    ("size", "shorter", "height", "width"), [((4, 4), 5, 20, 33), ((4, 4), 4, 7, 7), ((3, 5), 9, 31, 16)]
+)
+def test_a_shorter_side_is_reached_before_the_cut(
+    size: tuple[int, int], shorter: int, height: int, width: int, tmp_path: Path
+) -> None:
+    """As torchvision's Resize and CenterCrop: the longer side rounded down, the corner to the even number."""
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    p = preprocessing(size, resize=f"bilinear {shorter}")
+    to = (int(shorter * width / min(height, width)), int(shorter * height / min(height, width)))
+    scaled = np.asarray(Image.fromarray(pixels).resize(to, Image.Resampling.BILINEAR))
+    top, left = round((to[1] - size[0]) / 2.0), round((to[0] - size[1]) / 2.0)
+    found = decode(write(tmp_path / "a.png", pixels), p)
+    np.testing.assert_array_equal(found, scaled[top : top + size[0], left : left + size[1]])
+    assert shorter_side(p) == shorter
+    assert shorter_side(preprocessing()) is None
+
+
 def test_missing_file_and_unknown_decoder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gone\.png"):
         decode(tmp_path / "gone.png", preprocessing())
-    with pytest.raises(UserError, match="turbojpeg"):
-        decode(tmp_path / "gone.png", preprocessing().model_copy(update={"decoder": "turbojpeg 3/area"}))
+    for odd in ("turbojpeg 3/area", "pillow 13.0.0/bilinear -4", "pillow 13.0.0/bilinear 4 5"):
+        with pytest.raises(UserError, match=odd):
+            decode(tmp_path / "gone.png", preprocessing().model_copy(update={"decoder": odd}))

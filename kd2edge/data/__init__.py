@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from kd2edge import shelves
 from kd2edge.data._corruptions import corrupt
-from kd2edge.data._images import Images, decode, decoder_name, normalize
+from kd2edge.data._images import Images, decode, decoder_name, normalize, shorter_side
 from kd2edge.data._protocols import PairList, Protocol, Templates
 from kd2edge.errors import UserError
 from kd2edge.schema import Preprocessing
@@ -37,6 +37,7 @@ __all__ = [
     "decoder_name",
     "normalize",
     "open_source",
+    "shorter_side",
 ]
 
 

@@ -19,24 +19,25 @@ LONGEST_NUMBER, LONGEST_NAME = 20, 80  # characters
 UNKNOWN_ESCAPE = re.compile(rb"(?<!\\)(?:\\\\)*\\[^\\'\"nrtx]")  # Python 2 writes \\ \' \n \r \t \x7f and no other
 
 
-def unpickle(path: Path) -> Any:
+def unpickle(path: Path, dicts: bool = False) -> Any:
     """What a pickle of tuples, lists, str, bytes, bools, None, whole numbers and uint8 or bool arrays holds.
 
-    Strings of Python 2 come as bytes. Raises `UserError` for a file that is missing, damaged, or holds anything else.
+    With `dicts` also dicts by name. Strings of Python 2 come as bytes. Raises `UserError` for a file that is missing,
+    damaged, or holds anything else.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     try:
-        return _Machine(data).run()
+        return _Machine(data, {**ACTS, **DICTS} if dicts else ACTS).run()
     except Refused as error:
         raise UserError(f"{path} is not read: {error}.", "it is damaged, or no pickle of images and bools") from None
 
 
 class _Machine:
-    def __init__(self, data: bytes) -> None:
-        self.data, self.at = data, 0
+    def __init__(self, data: bytes, acts: "dict[bytes, Reader]") -> None:
+        self.data, self.at, self.acts = data, 0, acts
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
@@ -49,8 +50,8 @@ class _Machine:
                 return self.pop()
             if code in PUSHES:
                 self.stack.append(PUSHES[code](self))
-            elif code in ACTS:
-                ACTS[code](self)
+            elif code in self.acts:
+                self.acts[code](self)
             else:
                 raise Refused(f"byte {begun:,} is the opcode {code!r}, which no image needs")
 
@@ -98,11 +99,27 @@ class _Machine:
         del self.stack[start:]
         return items
 
+    def under_mark(self, target: object) -> list[Any]:
+        """What lies above the last mark, with `target` put in its place."""
+        items = self.pop_mark()
+        self.stack.append(target)
+        return items
+
     def extend(self, items: list[Any]) -> None:
         target = self.pop()
         if not isinstance(target, list):
             raise Refused(f"something else than a list grows at byte {self.at:,}")
         target += items
+        self.stack.append(target)
+
+    def settle(self, items: list[Any]) -> None:
+        """Names and what they name, in turn, into the dict beneath them."""
+        target, names = self.pop(), items[::2]
+        if not isinstance(target, dict) or len(items) % 2:
+            raise Refused(f"something else than a dict is filled at byte {self.at:,}")
+        if not all(isinstance(name, str | bytes) for name in names):
+            raise Refused(f"what a dict holds at byte {self.at:,} has no name")
+        target.update(zip(names, items[1::2], strict=True))
         self.stack.append(target)
 
     def recall(self, key: int) -> None:
@@ -238,4 +255,10 @@ ACTS: dict[bytes, Reader] = {
     b"b": lambda m: m.build(),
     b"\x80": lambda m: m.take(1),  # the protocol's number and the length of a frame say nothing new
     b"\x95": lambda m: m.take(8),
+}
+DICTS: dict[bytes, Reader] = {
+    b"}": lambda m: m.stack.append({}),
+    b"d": lambda m: m.settle(m.under_mark({})),
+    b"s": lambda m: m.settle([*_tuple(m, 2)]),
+    b"u": lambda m: m.settle(m.pop_mark()),
 }

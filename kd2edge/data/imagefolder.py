@@ -12,17 +12,16 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from kd2edge.data import Images, Ints, Preprocessing, Source, Split, decode, decoder_name
+from kd2edge.data import Images, Ints, Preprocessing, Source, Split, decode
 from kd2edge.data._aligned import read_all
+from kd2edge.data._photos import MEAN, STD, stated
 from kd2edge.errors import UserError
-from kd2edge.shelves import PluginConfig, configure
+from kd2edge.shelves import PluginConfig
+
+__all__ = ["MEAN", "STD", "Folder", "ImageFolder"]
 
 SUFFIXES = frozenset([".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"])
 SPLITS = ("train", "val", "test")
-
-# ImageNet's constants, and for grey images their averages.
-MEAN = {"RGB": (0.485, 0.456, 0.406), "L": (0.449,)}
-STD = {"RGB": (0.229, 0.224, 0.225), "L": (0.226,)}
 
 
 class Folder(Split):
@@ -48,7 +47,8 @@ class ImageFolder(Source):
     """Class folders under `train`, `val` and `test`; or directly under `path`, which is then "test" and "all" only."""
 
     class Config(PluginConfig):
-        """`size` is the side, or [H, W]: images are scaled to cover it and cut about their centre.
+        """`size` is the side, or [H, W]: images are scaled to cover it and cut about their centre. With `resize` their
+        shorter side is scaled to so many pixels first, as ImageNet is judged: 256, then 224.
 
         `mean` and `std` are in units of pixel / 255 and default to ImageNet's. `val_fraction` of "train" becomes "val"
         where there is no `val` folder; 0 sets nothing aside.
@@ -60,6 +60,7 @@ class ImageFolder(Source):
 
         path: Path
         size: int | tuple[int, int] = 224
+        resize: int | None = Field(default=None, ge=1)
         color: Literal["RGB", "L"] = "RGB"
         mean: tuple[float, ...] | None = None
         std: tuple[float, ...] | None = None
@@ -95,15 +96,7 @@ class ImageFolder(Source):
 
 def _preprocessing(config: ImageFolder.Config) -> Preprocessing:
     size = config.size if isinstance(config.size, tuple) else (config.size, config.size)
-    options = {
-        "size": size,
-        "channels": len(config.color),
-        "color": config.color,
-        "mean": config.mean or MEAN[config.color],
-        "std": config.std or STD[config.color],
-        "decoder": decoder_name("bilinear"),
-    }
-    return configure(Preprocessing, options, "data imagefolder")
+    return stated("data imagefolder", size, config.color, config.mean, config.std, config.resize)
 
 
 def _closed_set(root: Path, name: str, fraction: float) -> tuple[list[Path], list[str]]:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kd2edge.artifact import Artifact
-from kd2edge.data import Ints, Source, Split, normalize, open_source
+from kd2edge.data import Ints, Source, Split, normalize, open_source, shorter_side
 from kd2edge.errors import UserError
 from kd2edge.graph.load import load_model
 from kd2edge.graph.parity import run_onnx
@@ -51,7 +51,7 @@ def data_for(model: Artifact, folder: Path | None) -> Plugin:
     if folder is not None:
         p = preprocessing_of(model)
         options = {"path": str(folder.resolve()), "size": p.size, "color": p.color, "mean": p.mean, "std": p.std}
-        return Plugin.model_validate({"name": "imagefolder", **options})
+        return Plugin.model_validate({"name": "imagefolder", **options, "resize": shorter_side(p)})
     if model.manifest.data is None:
         raise UserError(
             f"{model.path} names no data set, and real images are needed.",
