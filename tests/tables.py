@@ -11,6 +11,7 @@ from kd2edge.report.model import Report, read_report
 from kd2edge.report.study import Summary
 from kd2edge.report.study_table import markdown
 from kd2edge.verbs.study_table import table
+from tests import published
 
 ROOT = Path(__file__).parents[1]
 READMES = {
@@ -163,7 +164,12 @@ def _under(reports: list[Report]) -> str:
 
 
 ABOUT = {"recipes": _recipe, "targets": _target, "suites": _suite, "studies": _study}
-MADE = {"README.md": put_results, READMES["studies"]: put_studies, "docs/methods.md": put_measured}
+MADE = {
+    "README.md": put_results,
+    READMES["studies"]: put_studies,
+    "docs/methods.md": put_measured,
+    "docs/published.md": published.put,
+}
 
 if __name__ == "__main__":
     for drawer in ABOUT:

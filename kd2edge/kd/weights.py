@@ -1,5 +1,6 @@
 """Teacher weights: embedded ones, our own checkpoints, and anybody's state dict, by name or else in order, aloud."""
 
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -149,8 +150,10 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _unpickle(path: Path) -> Any:
+    """Plain tensors only; a Namespace holds values and no more, and many trainings leave their options as one."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises its own family here; the cause is always the file
         raise ValueError(f"not loadable as plain tensors ({first_line(error)})") from error
 

@@ -1,7 +1,11 @@
-"""MobileNetV2 (1801.04381, table 2): inverted residuals, linear bottlenecks; at stride 8 for images of 32 pixels."""
+"""MobileNetV2 (1801.04381, table 2): inverted residuals, linear bottlenecks; stride 8 or 16 for images of 32 pixels.
+
+The distillation literature's has half the width: `form: distillation, multiplier: 0.5, stride: 16, activation: relu`.
+"""
 
 from typing import Literal
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from kd2edge.kd.models._inverted_residual import bottleneck, conv
@@ -20,32 +24,37 @@ class MobileNetV2(Backbone):
     class Config(PluginConfig):
         """`multiplier` scales every width. `stride: 8` leaves the first two halvings out, as is usual for CIFAR.
 
+        `form: distillation` has no multiples of 8 for widths, and a pointwise convolution in the first row too, where
+        nothing is expanded; of the first two halvings that literature leaves out the second, `stride: 16`.
+
         ReLU6 is the paper's; plain ReLU lets scales pass from layer to layer, which equalization before INT8 needs.
         """
 
+        form: Literal["paper", "distillation"] = Field("paper", repr=False)  # its layers tell it
         multiplier: float = 1.0
-        stride: Literal[8, 32] = 32
+        stride: Literal[8, 16, 32] = 32
         activation: Literal["relu6", "relu"] = "relu6"
 
     def __init__(self, config: Config, shape: Shape) -> None:
         super().__init__(config, shape)
         self.stride = config.stride
-        small = config.stride == 8
+        cut = config.form == "distillation"
 
         def activation(channels: int) -> nn.Module:
             return nn.ReLU6() if config.activation == "relu6" else nn.ReLU()
 
         def scaled(channels: float) -> int:
-            return max(8, round(channels * config.multiplier / 8) * 8)
+            return int(channels * config.multiplier) if cut else max(8, round(channels * config.multiplier / 8) * 8)
 
         width = scaled(32)
-        layers: list[nn.Module] = [conv(shape.channels, width, 3, activation, stride=1 if small else 2)]
+        layers: list[nn.Module] = [conv(shape.channels, width, 3, activation, stride=1 if config.stride == 8 else 2)]
         for row, (expansion, channels, repeats, stride) in enumerate(ROWS):
-            first = 1 if small and row == 1 else stride
+            first = 1 if config.stride < 32 and row == 1 else stride
             for position in range(repeats):
                 step, hidden = 1 if position else first, width * expansion
-                layers.append(bottleneck(width, hidden, scaled(channels), step, activation, expands=expansion > 1))
-                width = scaled(channels)
+                outputs, expands = scaled(channels), cut or expansion > 1
+                layers.append(bottleneck(width, hidden, outputs, step, activation, expands=expands))
+                width = outputs
         self.width = max(LAST, scaled(LAST))
         layers.append(conv(width, self.width, 1, activation))
         self.layers = nn.Sequential(*layers)
