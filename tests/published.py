@@ -1,7 +1,8 @@
 """The tables of docs/published.md: what others published, and beneath it what a study here measured of the same pair.
 
 Figures of others lie in benchmarks/published.yaml. One of ours stands there when a study of that column's recipe, with
-that column's nets and images, has finished the row of that name; its epochs are told where they are not the recipe's own.
+that column's nets and images, has finished the row of that name; its epochs
+are told where they are not the recipe's own.
 """
 
 from dataclasses import dataclass

@@ -196,8 +196,10 @@ def test_archives_are_not_read_in_place(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "cifar-100-python.tar.gz"):
         with pytest.raises(UserError, match=r"is an archive(.|\n)*tar -xzf .*cifar-100-python\.tar\.gz -C"):
             split(path, "test")
-    with pytest.raises(UserError, match=r"no CIFAR-100 in(.|\n)*cifar-100-binary\.tar\.gz"):
-        split(tmp_path / "gone", "test")
+    (tmp_path / "test").write_bytes(b"no archive")
+    for path in (tmp_path / "gone", tmp_path / "test", tmp_path / "gone.tar.gz"):
+        with pytest.raises(UserError, match=r"no CIFAR-100 in(.|\n)*cifar-100-binary\.tar\.gz"):
+            split(path, "test")
     write_pickles(tmp_path / "x")
     (tmp_path / "x" / "test").unlink()
     with pytest.raises(UserError, match=r"Of the Python version of CIFAR-100 in .* the file test is missing"):
@@ -244,6 +246,7 @@ def test_a_spoiled_pickle_is_one_sentence(content: bytes, words: str, tmp_path: 
         ({"images": np.zeros((2, 32, 32, 3), np.uint8), "labels": [1]}, "labels are 1 for 2 images"),
         ({"images": np.zeros((2, 32, 32, 3), np.uint8), "labels": [1, -1]}, "label number 2 is not of 0 to 99"),
         ({"images": np.array([None]), "labels": [1]}, "images is of object"),
+        ({"images": np.zeros((0, 32, 32, 3), np.uint8), "labels": np.zeros(0, int)}, r"images of uint8 \[0, 32"),
     ],
 )
 def test_arrays_of_another_form_are_told(arrays: dict[str, Any], words: str, tmp_path: Path) -> None:

@@ -170,6 +170,18 @@ def test_a_shorter_side_is_reached_before_the_cut(
     assert shorter_side(preprocessing()) is None
 
 
+@pytest.mark.parametrize("shorter", [None, 256])
+@pytest.mark.parametrize("shape", [(1, 3000), (200_000, 2)])
+def test_a_line_of_pixels_does_not_fill_the_memory(shape: tuple[int, int], shorter: int | None, tmp_path: Path) -> None:
+    """A kilobyte that would be scaled to 200 million pixels, or to six gigapixels."""
+    path = write(tmp_path / "a.png", np.zeros((*shape, 3), np.uint8))
+    p = preprocessing((224, 224)).model_copy(update={"decoder": decoder_name("bilinear", shorter)})
+    with pytest.raises(
+        UserError, match=rf"a\.png cannot be decoded: it is {shape[0]:,} x {shape[1]:,} pixels, too long"
+    ):
+        decode(path, p)
+
+
 def test_missing_file_and_unknown_decoder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gone\.png"):
         decode(tmp_path / "gone.png", preprocessing())

@@ -1,5 +1,6 @@
-"""Tiny ImageNet, FoodX-251 and Stanford Cars from small sets in their authors' form, and MATLAB's files."""
+"""Tiny ImageNet, FoodX-251 and Stanford Cars from small sets in their authors' form."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ import scipy.io
 from PIL import Image
 
 from kd2edge.data import Split, open_source
-from kd2edge.data._mat import read_mat
 from kd2edge.errors import UserError
 from tests.shards import SIDE, drawn, encoded
 
@@ -212,28 +212,17 @@ def test_damage_in_stanford_cars(rows: list[tuple[Any, ...]], fields: list[str],
         split("stanford_cars", root, "train")
 
 
-def test_matlabs_arrays(tmp_path: Path) -> None:
-    path = tmp_path / "x.mat"
-    text = ["grün", "", "x" * 300]
-    saved = {"a": cell(text), "b": np.arange(5.0), "c": annotations([(1, "x"), (2, "")], ["n", "t"]), "d": 7}
-    for packed in (False, True):
-        scipy.io.savemat(path, saved, do_compression=packed)
-        assert [value or "" for value in read_mat(path, "a", "")] == text
-        assert (read_mat(path, "b", ""), read_mat(path, "d", "")) == ([0, 1, 2, 3, 4], [7])
-        assert [(row["n"], row["t"] or "") for row in read_mat(path, "c", "")] == [(1, "x"), (2, "")]
-    with pytest.raises(UserError, match="it has no array 'e'"):
-        read_mat(path, "e", "")
-    for content, words in (
-        (b"", "no MATLAB file of level 5"),
-        (b"\x89HDF", "no MATLAB file of level 5"),
-        (path.read_bytes()[:160], "is not whole|incomplete"),
-        (path.read_bytes()[:128] + b"\x0f\0\0\0\4\0\0\0junk", "is not read"),
-    ):
-        path.write_bytes(content)
-        with pytest.raises(UserError, match=words):
-            read_mat(path, "a", "")
-    with pytest.raises(UserError, match="cannot be read"):
-        read_mat(tmp_path / "gone.mat", "a", "")
+@pytest.mark.parametrize("device", ["/dev/zero", "pipe"])
+def test_a_list_without_an_end_is_none(device: str, tmp_path: Path) -> None:
+    root = write_food(tmp_path / "x")
+    path = root / "train_labels.csv"
+    path.unlink()
+    if device == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(device)
+    with pytest.raises(UserError, match=r"train_labels\.csv is no list"):
+        split("foodx251", root, "train")
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from torch import nn
 
 from kd2edge.errors import UserError
 from kd2edge.graph.load import load_model
@@ -118,8 +119,16 @@ def test_options_change_what_they_say(model: dict[str, Any], size: int, fmap: tu
         ({"name": "wrn_cifar", "arch": "28x10"}, "depth 6n . 4"),
         ({"name": "wrn_cifar", "arch": "20-2"}, "depth 6n . 4"),
         ({"name": "shufflenet_v2_cifar", "size": 3}, "size is one of 0.5, 1, 1.5, 2"),
+        ({"name": "mobilenet_v2", "form": "distillation", "multiplier": -1}, "multiplier"),
+        ({"name": "mobilenet_v2", "multiplier": float("inf")}, "multiplier"),
+        ({"name": "vgg_cifar", "multiplier": float("nan")}, "multiplier"),
     ],
 )
 def test_a_size_that_nobody_published_is_refused(model: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         build(model)
+
+
+def test_no_multiplier_leaves_a_layer_without_channels() -> None:
+    kernels = [layer for layer in build({**MOBILE, "multiplier": 0.01}).modules() if isinstance(layer, nn.Conv2d)]
+    assert min(layer.out_channels for layer in kernels) == 1

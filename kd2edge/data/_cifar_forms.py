@@ -136,8 +136,7 @@ def _pickled(path: Path, kind: Kind) -> tuple[Images, Columns]:
         raise _damaged(path, "it holds no dict", kind)
     named = {name.decode("latin-1") if isinstance(name, bytes) else name: item for name, item in tree.items()}
     data = getattr(named.get("data"), "value", None)
-    plain = isinstance(data, np.ndarray) and data.dtype == np.uint8 and data.ndim == 2
-    if not plain or data.shape[1] != PIXELS or not len(data):
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != PIXELS:
         raise _damaged(path, f"its 'data' is no uint8 array of rows of {PIXELS:,}", kind)
     listed = {name: _listed(named.get(name), len(data), f"its {name!r}", path, kind) for name in kind.columns}
     return _planes(data), _valid(listed, path, kind)

@@ -2,7 +2,8 @@
 
 A tar has no index of its own: to find the last of a million images each header is to be read. What was found is kept in
 a hidden file next to the tar, if its folder can be written, and holds as long as the tar's size and time of change, its
-first and last bytes, and what was asked stay the same. It is what a folder may bring along: nothing in it is believed.
+first and last bytes, and what was asked stay the same. It may have come with the folder: one that leads beyond the tar,
+does not sum up or is of another kind is made anew, without a word.
 """
 
 import hashlib
@@ -89,8 +90,8 @@ def _read(beside: Path, key: str, size: int) -> Index | None:
         return None
     try:
         with safe_open(beside, framework="np") as file:
-            told = file.metadata() or {}
-            if told.get("key") != key:
+            told = (file.metadata() or {}).get("key", "")
+            if not told.startswith(key):
                 return None
             offsets, sizes, labels = (np.asarray(file.get_tensor(name)) for name in COLUMNS)
             names = file.get_tensor("names").tobytes().decode("utf-8")
@@ -100,7 +101,7 @@ def _read(beside: Path, key: str, size: int) -> Index | None:
     if not shaped or ((offsets < 0) | (sizes < 0) | (sizes > LARGEST) | (offsets > size - sizes) | (labels < 0)).any():
         return None
     found = Index(offsets, sizes, labels, names.split("\n") if names else [])
-    whole = told.get("sum") == _sum(found) and not (found.names and (labels >= len(found.names)).any())
+    whole = told == key + _sum(found) and not (found.names and (labels >= len(found.names)).any())
     return found if whole else None
 
 
@@ -109,7 +110,8 @@ def _keep(beside: Path, key: str, index: Index) -> None:
     names = np.frombuffer("\n".join(index.names).encode(), np.uint8)
     columns = zip(COLUMNS, index[:3], strict=True)
     try:
-        write_atomic(beside, save({"names": names, **dict(columns)}, {"key": key, "sum": _sum(index)}))
+        # one entry: several would be written in no order
+        write_atomic(beside, save({"names": names, **dict(columns)}, {"key": key + _sum(index)}))
     except UserError:
         return
 

@@ -31,7 +31,7 @@ class MobileNetV2(Backbone):
         """
 
         form: Literal["paper", "distillation"] = Field("paper", repr=False)  # its layers tell it
-        multiplier: float = 1.0
+        multiplier: float = Field(1.0, gt=0, allow_inf_nan=False)
         stride: Literal[8, 16, 32] = 32
         activation: Literal["relu6", "relu"] = "relu6"
 
@@ -44,7 +44,8 @@ class MobileNetV2(Backbone):
             return nn.ReLU6() if config.activation == "relu6" else nn.ReLU()
 
         def scaled(channels: float) -> int:
-            return int(channels * config.multiplier) if cut else max(8, round(channels * config.multiplier / 8) * 8)
+            exact = channels * config.multiplier
+            return max(1, int(exact)) if cut else max(8, round(exact / 8) * 8)
 
         width = scaled(32)
         layers: list[nn.Module] = [conv(shape.channels, width, 3, activation, stride=1 if config.stride == 8 else 2)]

@@ -6,6 +6,7 @@ VGG-8 has one 3x3 convolution a stage where VGG-13 has two. One linear layer tak
 from typing import Literal
 
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from kd2edge.kd.models.resnet_cifar import initialise
@@ -24,7 +25,7 @@ class VggCifar(Backbone):
 
         depth: Literal[8, 11, 13, 16, 19] = 8
         stride: Literal[8, 16] = 8
-        multiplier: float = 1.0
+        multiplier: float = Field(1.0, gt=0, allow_inf_nan=False)
 
     def __init__(self, config: Config, shape: Shape) -> None:
         super().__init__(config, shape)
