@@ -44,5 +44,6 @@ def test_a_step_at_360_thousand_classes_fits_in_six_gigabytes_and_the_formula_sa
 
 
 def test_the_recipe_lines_are_valid() -> None:
-    (block,) = re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-    assert Head.model_validate(yaml.safe_load(block)["student"]["head"]).sample == 0.1
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    heads = [Head.model_validate(yaml.safe_load(block)["student"]["head"]) for block in blocks]
+    assert [(head.sample, head.sharded) for head in heads] == [(0.1, False), (0.1, True)]

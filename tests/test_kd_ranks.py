@@ -1,9 +1,5 @@
 """Two processes that train together make what one makes of the same batches, and leave one run behind."""
 
-import os
-import subprocess
-import sys
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +9,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from torch import nn
-from torch.multiprocessing.spawn import spawn
 
 from kd2edge.data import open_source
 from kd2edge.errors import UserError
-from kd2edge.kd import heads, net
+from kd2edge.kd import heads, net, shards
 from kd2edge.kd.crd import CRD
 from kd2edge.kd.method import Batch, Losses, Stage
 from kd2edge.kd.ranks import Ranks, join
@@ -25,80 +20,25 @@ from kd2edge.kd.train import Trainer
 from kd2edge.progress import Silent
 from kd2edge.run import Run
 from kd2edge.schema import NetSpec, Train
-from kd2edge.verbs.distill import directory, distill_seeds
+from kd2edge.verbs.distill import directory, distill, distill_seeds
 from kd2edge.verbs.ship import ship
-from tests import tiny
+from tests import processes, tiny
 from tests.test_kd_train import Interrupting
 
 pytestmark = pytest.mark.kd
 
-WITHOUT_BATCH_NORM = '''"""A net that sees each image alone."""
-
-from torch import Tensor, nn
-
-from kd2edge.kd.net import Backbone, Shape
-
-
-class Alone(Backbone):
-    stride = 2
-
-    def __init__(self, config: Backbone.Config, shape: Shape) -> None:
-        super().__init__(config, shape)
-        self.width = 6
-        self.layers = nn.Sequential(nn.Conv2d(shape.channels, 6, 3, 2, 1), nn.ReLU())
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images)
-'''
-
 
 def declared(folder: Path) -> Path:
-    """A recipe of KD whose nets have no batch norm and whose images are not augmented: ranks only change sums."""
-    (folder / "alone.py").write_text(WITHOUT_BATCH_NORM)
+    """A recipe of KD whose nets have no batch norm: ranks only change sums. Two of them split the classes."""
+    (folder / "alone.py").write_text(processes.WITHOUT_BATCH_NORM)
     spec = {"model": {"name": str(folder / "alone.py")}}
-    train = {"epochs": 2, "batch": 8, "lr": 0.05, "precision": "fp32", "clip": 1.0}
+    train = {"epochs": 2, "batch": 8, "lr": 0.05, "precision": "fp32", "clip": 1.0, "augment": {"flip": True}}
     method = {"name": "kd", "embedding_l2": 1.0}
     tree: dict[str, Any] = tiny.recipe(tiny.image_folder(folder / "images"), method, train=train)
-    tree |= {"teacher": {**spec, "train": train}, "student": spec}
+    head = {"name": "linear", "sharded": True}
+    tree |= {"teacher": {**spec, "train": train}, "student": {**spec, "head": head}}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(tree))
     return folder / "recipe.yaml"
-
-
-def distilled(
-    recipe: Path, out: Path, *, ranks: int, options: tuple[str, ...] = ()
-) -> subprocess.CompletedProcess[str]:
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m", "--"]
-    start = torchrun if ranks > 1 else ["-m"]
-    command = [sys.executable, *start, "kd2edge", "distill", str(recipe), "--run", str(out), *options]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-
-
-def test_two_ranks_make_the_net_that_one_makes(tmp_path: Path) -> None:
-    recipe = declared(tmp_path)
-    for ranks in (1, 2):
-        done = distilled(recipe, tmp_path / f"by-{ranks}", ranks=ranks)
-        assert done.returncode == 0, done.stderr
-    one, two = (load_file(tmp_path / f"by-{ranks}" / "fp32.safetensors") for ranks in (1, 2))
-    for name, values in one.items():
-        torch.testing.assert_close(two[name], values, rtol=1e-4, atol=1e-5)
-    logs = [(tmp_path / f"by-{ranks}" / "log" / "fp32.jsonl").read_text().splitlines() for ranks in (1, 2)]
-    assert len(logs[0]) == len(logs[1]) == 2
-    names = [e["role"] for e in Run(tmp_path / "by-2").events() if e["event"] == "artifact"]
-    assert len(names) == len(set(names)) * 2  # weights and ONNX of each role, once
-
-
-def test_two_ranks_refuse_what_they_cannot_share(tmp_path: Path) -> None:
-    done = distilled(declared(tmp_path), tmp_path / "run", ranks=2, options=("--set", "train.batch=7"))
-    assert done.returncode != 0
-    assert "does not fall into 2 equal parts" in done.stderr
-    head = heads.Cosine(4, 8, 1.0, 0.0)
-    head.sample = 0.5
-    with pytest.raises(UserError, match=r"head\.sample"):
-        Ranks(0, 2).require(8, nn.ModuleList([head]))
-    kinds = [CRD(CRD.Config(negatives=kind), 4, 4) for kind in ("batch", "queue")]
-    Ranks(0, 2).require(8, kinds[0])
-    with pytest.raises(UserError, match="CRD's queue"):
-        Ranks(0, 2).require(8, nn.ModuleList(kinds))
 
 
 def taught(images: Path, out: Path, progress: Silent) -> list[dict[str, torch.Tensor]]:
@@ -124,28 +64,65 @@ def taught(images: Path, out: Path, progress: Silent) -> list[dict[str, torch.Te
     return [made.state_dict() for made in nets]
 
 
-def on_a_rank(rank: int, folder: Path) -> None:
-    """Uninterrupted, and stopped by rank 0 in the teacher's second epoch, and in the student's first."""
-    torch.set_num_threads(1)
-    os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "", "MASTER_PORT": ""}
-    meeting, minute = f"file://{folder}/meet", timedelta(minutes=1)
-    torch.distributed.init_process_group("gloo", meeting, minute, rank=rank, world_size=2)
-    found = {"straight": taught(folder / "images", folder / "straight", Silent())}
+def on_two(ranks: Ranks, folder: Path) -> dict[str, list[dict[str, torch.Tensor]]]:
+    """The recipe by two; then a training uninterrupted, and stopped by rank 0 in each of its stages."""
+    distill(str(folder / "recipe.yaml"), (), folder / "by-2")
+    with pytest.raises(UserError, match="does not fall into 2 equal parts"):
+        distill(str(folder / "recipe.yaml"), ("teacher.train.batch=7",), folder / "refused")
+    found = {"straight": taught(folder / "more", folder / "straight", Silent())}
     for steps in (6, 5):  # of eight a stage
         with pytest.raises(KeyboardInterrupt):
-            taught(folder / "images", folder / "resumed", Silent() if rank else Interrupting(steps))
-        torch.distributed.barrier()  # as a process that has ended has written what it wrote
-    found["resumed"] = taught(folder / "images", folder / "resumed", Silent())
-    torch.save(found, folder / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
+            taught(folder / "more", folder / "resumed", Interrupting(steps) if ranks.first else Silent())
+        ranks.wait()  # as a process that has ended has written what it wrote
+    found["resumed"] = taught(folder / "more", folder / "resumed", Silent())
+    return found
 
 
-def test_batch_norms_are_the_same_on_all_ranks_and_a_stopped_training_goes_on_to_the_same_nets(tmp_path: Path) -> None:
-    tiny.image_folder(tmp_path / "images", per_class=12, splits=("train",))
-    spawn(on_a_rank, (tmp_path,), nprocs=2)  # type: ignore[no-untyped-call]
-    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    teacher, student = found[0]["straight"]
-    for made in (found[1]["straight"], found[0]["resumed"], found[1]["resumed"]):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks")
+    declared(folder)
+    tiny.image_folder(folder / "more", per_class=12, splits=("train",))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(folder: Path) -> list[dict[str, list[dict[str, torch.Tensor]]]]:
+    return processes.on_ranks(2, on_two, folder)
+
+
+@pytest.mark.usefixtures("two")
+def test_two_ranks_make_the_net_that_one_makes(folder: Path) -> None:
+    with processes.without_onnx():
+        distill(str(folder / "recipe.yaml"), (), folder / "by-1")
+    one, two = (load_file(folder / f"by-{ranks}" / "fp32.safetensors") for ranks in (1, 2))
+    for name, values in one.items():
+        torch.testing.assert_close(two[name], values, rtol=1e-4, atol=1e-5)
+    logs = [(folder / f"by-{ranks}" / "log" / "fp32.jsonl").read_text().splitlines() for ranks in (1, 2)]
+    assert len(logs[0]) == len(logs[1]) == 2
+    names = [e["role"] for e in Run(folder / "by-2").events() if e["event"] == "artifact"]
+    assert len(names) == len(set(names)) * 2  # weights and ONNX of each role, once
+    assert not (folder / "refused" / "teacher.safetensors").exists()
+
+
+def test_several_ranks_refuse_what_they_cannot_share() -> None:
+    head = heads.Cosine(4, 8, 1.0, 0.0)
+    head.sample = 0.5
+    with pytest.raises(UserError, match=r"head\.sample"):
+        Ranks(0, 2).require(8, nn.ModuleList([head]))
+    shards.split(head, Ranks(0, 2))
+    Ranks(0, 2).require(8, nn.ModuleList([head]))
+    kinds = [CRD(CRD.Config(negatives=kind), 4, 4) for kind in ("batch", "queue")]
+    Ranks(0, 2).require(8, kinds[0])
+    with pytest.raises(UserError, match="CRD's queue"):
+        Ranks(0, 2).require(8, nn.ModuleList(kinds))
+
+
+def test_batch_norms_are_the_same_on_all_ranks_and_a_stopped_training_goes_on_to_the_same_nets(
+    two: list[dict[str, list[dict[str, torch.Tensor]]]],
+) -> None:
+    teacher, student = two[0]["straight"]
+    for made in (two[1]["straight"], two[0]["resumed"], two[1]["resumed"]):
         for wanted, state in zip((teacher, student), made, strict=True):
             assert [name for name, values in wanted.items() if not torch.equal(values, state[name])] == []
 
@@ -180,6 +157,15 @@ def test_another_launchers_world_is_not_torchruns(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("MASTER_ADDR")
     assert join() == Ranks(0, 1)
     assert directory("omniglot", None, False).name.startswith("omniglot-2")
+
+
+@pytest.mark.usefixtures("started")
+def test_a_process_for_which_there_is_no_gpu_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match="Process 2 of this machine has no GPU: there are 1") as told:
+        join()
+    assert "--nproc-per-node 1" in str(told.value.hint)
 
 
 def test_the_parts_of_all_ranks_are_the_batch() -> None:

@@ -1,6 +1,9 @@
 """What one run has trained another takes over, if and only if it would train the very same; recalled is as if asked."""
 
+import importlib
 import json
+import shutil
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -192,3 +195,37 @@ def test_a_place_that_cannot_be_written_shares_nothing(
     monkeypatch.setattr("os.access", lambda path, mode: False)
     run(tmp_path, "a", photos, {"name": "plain"}, teacher=None)
     assert not (tmp_path / ".shared").exists()
+
+
+def test_a_stage_trained_by_other_code_is_not_found(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = {**tiny.recipe(photos, {})["teacher"], "remember": True}
+    run(tmp_path, "a", photos, {"name": "kd"}, teacher=teacher)
+    assert "stage student: trained" in run(tmp_path, "b", photos, {"name": "kd"}, teacher=teacher)[1]
+    monkeypatch.setattr(store, "code", lambda: "changed")
+    assert "earlier run" not in run(tmp_path, "c", photos, {"name": "kd"}, teacher=teacher)[1]
+    assert len(list((tmp_path / ".shared" / "embeddings").iterdir())) == 2
+
+
+@pytest.mark.parametrize("changed", ["kd/rows.py", "kd/models/resnet.py", "data/imagefolder.py"])
+def test_code_is_what_reads_data_and_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str) -> None:
+    package, copied = Path(store.__file__).parents[1], tmp_path / "kd2edge"
+    for folder in ("data", "kd"):
+        shutil.copytree(package / folder, copied / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(store, "__file__", str(copied / "kd" / "store.py"))
+    assert store.code.__wrapped__() == store.code()
+    (copied / changed).write_text((copied / changed).read_text() + "\n# another\n")
+    assert store.code.__wrapped__() != store.code()
+
+
+def test_a_plugged_in_net_is_another_when_its_file_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    found = []
+    for activation in ("relu", "tanh", "relu"):
+        text = f"import torch\nclass Squash(torch.nn.Module):\n    def forward(self, x): return torch.{activation}(x)\n"
+        (tmp_path / "squashing.py").write_text(text)
+        importlib.invalidate_caches()
+        monkeypatch.delitem(sys.modules, "squashing", raising=False)
+        found.append(store.digest(torch.nn.Sequential(importlib.import_module("squashing").Squash())))
+    assert found[0] == found[2] != found[1]

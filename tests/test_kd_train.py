@@ -3,10 +3,12 @@
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from kd2edge.data import Split, open_source
@@ -55,13 +57,15 @@ class Job:
         self.plan, self.how, self.out = Train.model_validate(plan), source.preprocessing(), out
         out.mkdir(exist_ok=True)
 
-    def train(self, progress: Silent | None = None, losses: object = None) -> dict[str, torch.Tensor]:
+    def train(self, progress: Silent | None = None, **options: Any) -> dict[str, torch.Tensor]:
+        """Further options are the trainer's."""
         task = Task("classification")
 
         def supervised(batch: Batch) -> Losses:
             return {"ce": task.supervised(self.net, self.net(batch.images), batch.labels)}
 
-        trainer = Trainer(self.split, self.how, self.plan, 0, self.out, self.out / "log.jsonl", progress or Silent())
+        told, log = progress or Silent(), self.out / "log.jsonl"
+        trainer = Trainer(self.split, self.how, self.plan, 0, self.out, log, told, **options)
         trainer.run(Stage("student", self.net, supervised))
         return self.net.state_dict()
 
@@ -169,6 +173,13 @@ def test_checkpoints_hold_any_tree(tmp_path: Path) -> None:
     assert back["a"][1] == {"b": None, 0: 1.5}
     assert (back["c"], back["d"], back["e"].item()) == ("text", True, 2.0)
     assert torch.equal(back["a"][0], torch.arange(3))
+
+
+@pytest.mark.parametrize("skeleton", ["5", "[]", '{"items": [[[1], {"value": 1}]]}', "[" * 100_000])
+def test_a_checkpoint_that_is_something_else_is_told(tmp_path: Path, skeleton: str) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors", {"skeleton": skeleton})
+    with pytest.raises(UserError, match=r"checkpoint .* is damaged"):
+        checkpoint.read(tmp_path / "x.safetensors")
 
 
 def test_the_log_tells_every_epoch(folder: Path, tmp_path: Path) -> None:

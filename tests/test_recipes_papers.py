@@ -187,7 +187,9 @@ def test_a_study_on_fewer_images_is_no_measurement_of_the_pair(done: dict[str, p
     overrides, used = plan.overrides(cell), plan.recipe(cell)
     assert overrides is not None
     assert used is not None
-    plan.read[overrides] = used.model_copy(update={"data": Plugin.model_validate({**wanted.data.model_dump(), "train_images": 5000})})
+    plan.read[overrides] = used.model_copy(
+        update={"data": Plugin.model_validate({**wanted.data.model_dump(), "train_images": 5000})}
+    )
     column = published.Column(name="", recipe="cifar10")
     assert published.measured(column, "kd", [replace(study, plan=plan)]) == "–"
 

@@ -1,5 +1,6 @@
 """A study for real and in small: two processes share its cells, what is done stays done, what changes is done again."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -105,6 +106,20 @@ def test_two_processes_do_every_cell_once(here: Path) -> None:
         diverged = plan().state(cell) == "failed"
         assert events.count(("run", "created")) == 1
         assert events.count(("distill", "finished")) == events.count(("bench", "finished")) == (not diverged)
+
+
+def test_a_cell_keeps_what_its_training_took(here: Path) -> None:
+    """One epoch of 60 images in batches of 16: three steps."""
+    for cell in plan().seeds():
+        result = plan().result(cell)
+        assert result is not None
+        training = result.training
+        assert training is not None
+        lines = (plan().run_path(cell) / "log" / "fp32.jsonl").read_text().splitlines()
+        assert training.images == 48
+        assert training.seconds == pytest.approx(sum(json.loads(line)["seconds"] for line in lines), abs=1e-3)
+        assert training.threads >= 1
+        assert training.load >= 0
 
 
 def test_the_table_has_every_figure_and_says_how_it_was_searched(here: Path) -> None:

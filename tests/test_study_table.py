@@ -215,6 +215,30 @@ def test_the_table_is_one_for_the_terminal_markdown_and_programs() -> None:
     assert Summary.model_validate(json.loads(summary.model_dump_json())) == summary
 
 
+def test_what_training_took_is_told_where_it_is_known() -> None:
+    """180 s for 36,000 images and 300 s for 36,000: four minutes, and 150 images a second; the third seed is older."""
+    both = {"images": 36_000, "threads": 2}
+    took = [{**both, "seconds": 180, "load": 0.5}, {**both, "seconds": 300, "load": 3}]
+    kd = [result("kd", seed, 65.0, training=training) for seed, training in enumerate([*took, None])]
+    summary = summarize("s", study(), found(results={**found().results, "kd": tuple(kd)}))
+    line = summary.line("kd")
+    assert [line.minutes, line.images_per_second] == pytest.approx([4, 150])
+    assert summary.line("plain").minutes is None
+    assert any("2 threads, load 0.50 to 3.00 as it began" in told for told in summary.conditions)
+    (cells,) = [told for told in markdown(summary).splitlines() if told.startswith("| kd |")]
+    assert cells.endswith("| 4.0 | 150 |")
+    (cells,) = [told for told in markdown(summary).splitlines() if told.startswith("| plain |")]
+    assert cells.endswith("| – | – |")
+    assert max(map(len, rendered(summary).splitlines())) <= 80
+
+
+def test_an_old_result_that_knows_nothing_of_times_is_read_as_it_was() -> None:
+    old = {key: value for key, value in result("kd", 0, 65.0).model_dump(mode="json").items() if key != "training"}
+    read = Result.model_validate(old)
+    assert read.training is None
+    assert not any("Training" in told for told in summarize("s", study(), found()).conditions)
+
+
 def test_further_metrics_stand_in_a_table_of_their_own() -> None:
     def measured(row: str, seed: int, value: float) -> Result:
         made = result(row, seed, value)

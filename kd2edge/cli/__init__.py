@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from kd2edge import __version__
-from kd2edge.cli import comparing, contents, deploying, judging, keys, machine, printing, quantization
+from kd2edge.cli import comparing, contents, deploying, judging, keys, machine, printing, quantization, training
 from kd2edge.cli.options import (
     Data,
     Json,
@@ -59,32 +59,7 @@ def _root(
     """Options that go before a verb."""
 
 
-@app.command(cls=Verb)
-def distill(
-    ctx: typer.Context,
-    recipe: RecipeName = None,
-    set_: Set = None,
-    run: RunPath = None,
-    resume: Resume = False,
-    seeds: Annotated[
-        int | None, typer.Option("--seeds", min=1, help="So many runs, a seed each, in DIR/seed-N [one, in DIR].")
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Train a recipe's teacher and student into a run."""
-    from kd2edge.verbs import distill as verb
-
-    terminal: Terminal = ctx.obj
-    run = verb.directory(recipe, run, resume, seeds is not None)
-    terminal.resume = printing.again("distill", run=run, seeds=seeds, resume=True)
-    overrides = tuple(set_ or ())
-    if seeds is None:
-        runs = [verb.distill(recipe, overrides, run, resume, terminal)]
-    else:
-        runs = verb.distill_seeds(recipe, overrides, run, resume, seeds, terminal)
-    for made in runs:
-        terminal.say(f"Run: {made.path}")
-    terminal.answer(printing.run(runs[0]) if seeds is None else [printing.run(made) for made in runs])
+app.command(cls=Verb)(training.distill)
 
 
 @app.command(cls=Verb)

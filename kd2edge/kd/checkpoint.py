@@ -30,7 +30,7 @@ def read(path: Path) -> Any:
             return _restore(skeleton, file)
     except FileNotFoundError:
         raise UserError(f"There is no checkpoint {path}.") from None
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+    except (SafetensorError, KeyError, ValueError, TypeError, RecursionError, OSError) as error:
         raise UserError(
             f"The checkpoint {path} is damaged: {error}.",
             "delete it and resume: the run goes on from the last finished stage",

@@ -1,7 +1,7 @@
 """Where training computes: the processor, or an NVIDIA GPU through CUDA; nets are there only while they train."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Literal
 
 import torch
@@ -24,7 +24,8 @@ def find(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
 def placed(device: torch.device, *modules: nn.Module) -> Iterator[None]:
     """Modules on a device, channels last, until the block ends; then they are on the processor again.
 
-    On a GPU cuDNN takes its deterministic kernels meanwhile, so that a resumed training repeats an uninterrupted one.
+    On a GPU cuDNN takes its deterministic kernels meanwhile: a resumed training repeats an uninterrupted one where
+    torch's own kernels are deterministic, too, which for some gradients, as adaptive pooling's, they are not.
     """
     cudnn = torch.backends.cudnn
     before = cudnn.deterministic
@@ -39,6 +40,11 @@ def placed(device: torch.device, *modules: nn.Module) -> Iterator[None]:
             module.to("cpu")
 
 
+def threads() -> int:
+    """How many threads of the processor torch computes with."""
+    return torch.get_num_threads()
+
+
 def precision(wanted: str, device: torch.device) -> str:
     """`auto` resolved: bf16 where the device multiplies it in hardware, else fp32."""
     if wanted != "auto":
@@ -48,3 +54,9 @@ def precision(wanted: str, device: torch.device) -> str:
     capability = torch.backends.cpu.get_cpu_capability()
     fast = "AVX512" in capability and bool(torch.cpu._is_avx512_bf16_supported())
     return "bf16" if fast or torch.cpu._is_amx_tile_supported() else "fp32"
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """Within it torch computes in a precision as `precision` gives it; float32 stays where that needs it."""
+    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    return torch.autocast(device.type, kind, enabled=kind is not None)

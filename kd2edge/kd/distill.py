@@ -14,11 +14,13 @@ from kd2edge import artifact
 from kd2edge.data import Source, Split, normalize, open_source
 from kd2edge.errors import UserError
 from kd2edge.files import write_atomic
-from kd2edge.kd import net, ranks, store, to_onnx, weights
+from kd2edge.kd import elastic, net, ranks, shards, store, to_onnx, trackers, validate, weights
 from kd2edge.kd.centres import rebuild
 from kd2edge.kd.method import Batch, Lesson, Losses, Method, Stage, make
+from kd2edge.kd.spans import NONE as UNMEASURED
+from kd2edge.kd.spans import Spans
 from kd2edge.kd.tasks import Task
-from kd2edge.kd.train import Trainer
+from kd2edge.kd.train import Judge, Trainer
 from kd2edge.progress import Progress
 from kd2edge.run import Run
 from kd2edge.schema import Plugin, Preprocessing, Recipe, Teacher
@@ -29,16 +31,19 @@ PROBE_IMAGES = 64
 SHARED = ".shared"  # beside the runs of one folder: what one has trained, another takes over
 
 
-def distill(recipe: Recipe, run: Run, progress: Progress) -> None:
-    """Train what the recipe asks for and enter each net, as ONNX, into the run.
+def distill(recipe: Recipe, run: Run, progress: Progress, spans: Spans = UNMEASURED) -> None:
+    """Train what the recipe asks for and enter each net, as ONNX, into the run; `spans` measures the trainings.
 
     Roles: `teacher`, `fp32` (the distilled student that would ship), and one per name in `recipe.compare`. What an
     earlier process finished is kept. Raises `UserError` for anything the recipe's author can mend.
     """
-    work = Work.open(recipe, run, progress)
-    teacher = work.teacher()
-    for role, method in ((STUDENT, recipe.method), *((name, Plugin(name=name)) for name in recipe.compare)):
-        work.student(role, method, teacher)
+    first = ranks.join().first
+    with trackers.telling(recipe, run.path, progress.say, first) as tracker, elastic.lost():
+        work = Work.open(recipe, run, progress)
+        work.tracker, work.spans = tracker, spans
+        teacher = work.teacher()
+        for role, method in ((STUDENT, recipe.method), *((name, Plugin(name=name)) for name in recipe.compare)):
+            work.student(role, method, teacher)
 
 
 @dataclass
@@ -53,6 +58,9 @@ class Work:
     how: Preprocessing
     shape: net.Shape
     task: Task
+    val: Split | None = None
+    tracker: trackers.Tracker = trackers.NONE
+    spans: Spans = UNMEASURED
 
     @classmethod
     def open(cls, recipe: Recipe, run: Run, progress: Progress) -> "Work":
@@ -65,8 +73,11 @@ class Work:
             raise UserError(f"There is a single class to learn, {train.classes[0]!r}.", "name at least two")
         if recipe.train.batch > len(train):
             progress.say(f"the batch of {recipe.train.batch} is cut to the {len(train)} training images")
-        shape = net.Shape(how.channels, how.size, len(train.classes))
-        return cls(recipe, run, progress, source, train, how, shape, Task(recipe.task))
+        shape, task, together = net.Shape(how.channels, how.size, len(train.classes)), Task(recipe.task), ranks.join()
+        shards.require(recipe, together)
+        val = None if recipe.validation is None else validate.required(source.split("val"), train, task)
+        together.require_same("training data", train.labels, np.frombuffer(repr(train.classes).encode(), np.uint8))
+        return cls(recipe, run, progress, source, train, how, shape, task, val)
 
     def teacher(self) -> net.Net | None:
         """The frozen teacher, from its weights or trained now; entered into the run as `teacher`."""
@@ -87,6 +98,8 @@ class Work:
         net.freeze(teacher)
         rebuilt = {"head": f"rebuilt from class centres of its embeddings on {len(self.train):,} training images"}
         self._finish("teacher", teacher, **(rebuilt if centres else {}))
+        ranks.join().require_same("teachers", teacher)
+        self._split(teacher)
         return teacher
 
     def student(self, role: str, method: Plugin, teacher: net.Net | None) -> None:
@@ -101,11 +114,25 @@ class Work:
 
     def learned(self, role: str, method: Plugin, teacher: net.Net | None) -> Method:
         """A method with its stages done: trained now, or taken from where an earlier process finished them."""
-        learning = make(method, self._lesson(teacher))
-        trainer = self.trainer(role, self.recipe.seed)
+        lesson = self._lesson(teacher)
+        self._split(lesson.student)
+        learning = make(method, lesson)
+        judge = self._judge(learning)
+        trainer = self.trainer(role, self.recipe.seed, judge)
         for stage in learning.stages():
-            trainer.run(stage)
+            trainer.run(stage if judge is None else judge.named(stage))
         return learning
+
+    def _split(self, made: net.Net) -> None:
+        """Where the student's head says so, leave this process its share of a net's classes."""
+        if self.recipe.student.head.sharded:
+            shards.split(made.head, ranks.join())
+
+    def _judge(self, learning: Method) -> validate.Validator | None:
+        wanted, say = self.recipe.validation, self.progress.say
+        if self.val is None or wanted is None:
+            return None
+        return validate.Validator(learning, self.val, self.how, wanted.every, ranks.join(), say, self.spans)
 
     def _lesson(self, teacher: net.Net | None) -> Lesson:
         recipe = self.recipe
@@ -151,14 +178,27 @@ class Work:
         stage = Stage("teacher", teacher, losses, schedule=spec.train, minimises="cross-entropy")
         self.trainer("teacher", seed).run(stage)
 
-    def trainer(self, role: str, seed: int) -> Trainer:
+    def trainer(self, role: str, seed: int, judge: Judge | None = None) -> Trainer:
         """What trains stages on the recipe's data, their files in the run's folder for `role`."""
         folder, log = self.run.path / "train" / role, self.run.path / "log" / f"{role}.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         log.parent.mkdir(exist_ok=True)
         shared = self._shared()
         remember = self.recipe.teacher is not None and self.recipe.teacher.remember
-        return Trainer(self.train, self.how, self.recipe.train, seed, folder, log, self.progress, shared, remember)
+        return Trainer(
+            self.train,
+            self.how,
+            self.recipe.train,
+            seed,
+            folder,
+            log,
+            self.progress,
+            shared,
+            remember,
+            tracker=trackers.Under(role, self.tracker),
+            spans=self.spans,
+            judge=judge,
+        )
 
     def _shared(self) -> Path | None:
         """The folder in which runs beside this one find what it made; None where it cannot be written."""
@@ -172,6 +212,7 @@ class Work:
 
     def _finish(self, role: str, trained: net.Net, **details: Any) -> None:
         """Weights, ONNX, probe and manifests of a trained net, unless the ledger shows them done."""
+        trained = shards.whole(trained, ranks.join())
         if not ranks.join().first:
             return
         if role in self.run.files("onnx") and self.run.files("onnx")[role].is_file():

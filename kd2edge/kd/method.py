@@ -126,6 +126,7 @@ class Method:
 
     needs_teacher: ClassVar[bool] = True
     reads_map: ClassVar[bool] = False  # whether its losses look at the student's feature map
+    shards: ClassVar[bool] = False  # whether its losses compare logits by `Head.cross_entropy` and `Head.kl` alone
 
     def __init__(self, config: Any, lesson: Lesson) -> None:
         self.config, self.lesson = config, lesson

@@ -44,8 +44,16 @@ def narrowed(chosen: Tensor, *heads: Head) -> Iterator[None]:
 def sampled(labels: Tensor, own: Head, *others: Head) -> Iterator[Tensor]:
     """Draw `own.sample` of the classes and narrow the heads to them; gives labels [N] as columns of their logits.
 
-    With sample = 1 nothing is drawn, and nothing changes.
+    With sample = 1 nothing is drawn, and nothing changes. Where the heads' classes are split over processes, each draws
+    among its own, and the labels are those of all their images.
     """
+    with drawn(labels, own, *others) if own.shard is None else own.shard.sampled(labels, own, *others) as columns:
+        yield columns
+
+
+@contextmanager
+def drawn(labels: Tensor, own: Head, *others: Head) -> Iterator[Tensor]:
+    """`sampled` among the classes that are here, the labels being these alone."""
     if own.sample == 1:
         yield labels
         return

@@ -21,7 +21,7 @@ from kd2edge.graph.parity import Parity, compare, run_onnx
 from kd2edge.graph.placement import Plan
 from kd2edge.graph.quantize import Calibrated, Quantized, insert
 from kd2edge.graph.scales import Range, affine, symmetric
-from kd2edge.kd import store
+from kd2edge.kd import store, trackers
 from kd2edge.kd.distill import STUDENT, Work
 from kd2edge.kd.fake_quant import Quantizer
 from kd2edge.kd.graph_net import GraphNet, put_back
@@ -56,8 +56,9 @@ def train(recipe: schema.Recipe, run: Run, calibrated: Calibrated, samples: Imag
     rehearsal = Rehearsal(learning, calibrated, samples)
     plan = schedule(recipe.train, recipe.qat or schema.Qat())
     start = store.digest(rehearsal.graph, plan.model_dump(mode="json"))
-    trainer = work.trainer(f"qat-{calibrated.flavour}", recipe.seed)
-    trainer.run(rehearsal.stage(f"int8-{start[:8]}", plan))
+    with trackers.telling(recipe, run.path, progress.say, first=True) as work.tracker:
+        trainer = work.trainer(f"qat-{calibrated.flavour}", recipe.seed)
+        trainer.run(rehearsal.stage(f"int8-{start[:8]}", plan))
     return rehearsal.finished()
 
 

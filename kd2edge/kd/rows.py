@@ -40,12 +40,17 @@ def rows(matrix: Tensor, index: Tensor) -> Tensor:
 def step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     """A hook before the step of SGD or AdamW: make it here for each gradient of some rows, and drop the gradient.
 
-    SGD's arithmetic is torch's own. AdamW corrects its moments by the number of steps in which a row was seen.
+    SGD's arithmetic is that of torch's kernels but for a last bit's rounding. AdamW corrects its moments by the number
+    of steps in which a row was seen. Where a scaler has found that gradients overflow, nothing moves, as there.
     """
     move = _adamw if isinstance(optimizer, torch.optim.AdamW) else _sgd
+    overflow = getattr(optimizer, "found_inf", None)
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if parameter.grad is None or not parameter.grad.is_sparse:
+                continue
+            if overflow is not None and bool(overflow):
+                parameter.grad = None
                 continue
             places, gradient = _parts(_once(parameter.grad))
             for start in range(0, len(places), AT_ONCE):
@@ -95,12 +100,18 @@ def clip(parameters: Iterable[nn.Parameter], most: float) -> None:
     if not any(gradient.is_sparse for gradient in _gradients(found)):
         nn.utils.clip_grad_norm_(found, most)
         return
+    given = numbers(found)
+    norm = torch.stack([torch.linalg.vector_norm(gradient) for gradient in given]).norm()
+    for gradient in given:
+        gradient.mul_((most / (norm + 1e-6)).clamp(max=1.0))
+
+
+def numbers(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
+    """What gradients hold, to be changed in place: one of some rows no more than these [k, d], each row once."""
+    found = [parameter for parameter in parameters if parameter.grad is not None]
     for parameter in found:
         parameter.grad = None if parameter.grad is None else _once(parameter.grad)
-    numbers = [_parts(gradient)[1] if gradient.is_sparse else gradient for gradient in _gradients(found)]
-    norm = torch.stack([torch.linalg.vector_norm(gradient) for gradient in numbers]).norm()
-    for gradient in numbers:
-        gradient.mul_((most / (norm + 1e-6)).clamp(max=1.0))
+    return [_parts(gradient)[1] if gradient.is_sparse else gradient for gradient in _gradients(found)]
 
 
 def _gradients(parameters: list[nn.Parameter]) -> list[Tensor]:

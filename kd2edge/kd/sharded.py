@@ -35,15 +35,18 @@ def columns(labels: Tensor, first: int, count: int) -> Tensor:
 
 @contextmanager
 def sampled(own_columns: Tensor, own: Head, *others: Head) -> Iterator[Tensor]:
-    """`partial.sampled` on a rank's shard: its share of its own classes, the batch's always; -1 stays -1."""
+    """`partial.drawn` on a rank's shard: its share of its own classes, the batch's always; -1 stays -1."""
     here = own_columns >= 0
-    with partial.sampled(own_columns[here], own, *others) as positions:
+    with partial.drawn(own_columns[here], own, *others) as positions:
         yield own_columns.masked_scatter(here, positions)
 
 
-def gather(rows: Tensor, group: Group = None) -> Tensor:
-    """[N, d] of each rank → [ranks · N, d] on all, in order of rank; N must be equal everywhere. Differentiable."""
-    found: Tensor = _Gather.apply(rows, group)  # type: ignore[no-untyped-call]
+def gather(rows: Tensor, group: Group = None, weight: int = 1) -> Tensor:
+    """[N, d] of each rank → [ranks · N, d] on all, in order of rank; N must be equal everywhere. Differentiable.
+
+    Gradients are multiplied by `weight`: by the number of ranks, where what made the rows gets their mean.
+    """
+    found: Tensor = _Gather.apply(rows, group, weight)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -79,19 +82,19 @@ class _Gather(torch.autograd.Function):
     """All ranks' rows. A row's gradient is the sum of what each rank's classes say of it."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, group: Group) -> Tensor:
-        ctx.group, ctx.count = group, len(rows)
+    def forward(ctx: Any, rows: Tensor, group: Group, weight: int) -> Tensor:
+        ctx.group, ctx.count, ctx.weight = group, len(rows), weight
         parts = [torch.empty_like(rows) for _ in range(dist.get_world_size(group))]
         dist.all_gather(parts, rows.contiguous(), group=group)
         return torch.cat(parts)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        gradient = gradient.clone()
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        gradient = gradient * ctx.weight if ctx.weight > 1 else gradient.clone()
         dist.all_reduce(gradient, group=ctx.group)
         first = dist.get_rank(ctx.group) * ctx.count
-        return gradient[first : first + ctx.count], None
+        return gradient[first : first + ctx.count], None, None
 
 
 class _LogSoftmax(torch.autograd.Function):

@@ -1,13 +1,15 @@
 """Finished stages and kept embeddings, found by what went into them, for all runs of one folder.
 
 A stage's key hashes everything its result depends on: the learner before it starts, the frozen nets, the loss in words,
-the schedule, the seed, the data, the versions. So a name may change and a stage is still found, and a setting may not.
-What it cannot see is a change of this package's own code within one version: then empty the folder.
+the schedule, the seed, the data, the versions, and the code. So a name may change and a stage is still found, and a
+setting may not.
 """
 
 import fcntl
+import functools
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +30,7 @@ def digest(*parts: Any) -> str:
     for part in parts:
         if isinstance(part, nn.Module):
             total.update(repr(part).encode())  # what is no tensor: a head's margin, an activation
+            total.update(_plugged_in(part))
             for name, tensor in part.state_dict().items():
                 total.update(name.encode() + _bytes(tensor))
         elif isinstance(part, Split):
@@ -35,6 +38,24 @@ def digest(*parts: Any) -> str:
         else:
             total.update(json.dumps(part, sort_keys=True).encode())
     return total.hexdigest()
+
+
+@functools.cache
+def code() -> str:
+    """sha256 of the Python files that read data and train: what they compute may change within one version."""
+    package, total = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(path for folder in ("data", "kd") for path in (package / folder).rglob("*.py")):
+        content = path.read_bytes()
+        total.update(f"{path.relative_to(package).as_posix()} {len(content)} ".encode() + content)
+    return total.hexdigest()
+
+
+def _plugged_in(module: nn.Module) -> bytes:
+    """sha256s of the files that a module's classes are written in, without torch's and this package's own."""
+    names = {kind.__module__ for inner in module.modules() for kind in type(inner).__mro__}
+    others = {name for name in names if name.partition(".")[0] not in ("torch", "kd2edge", "builtins")}
+    files = {getattr(sys.modules.get(name), "__file__", None) or "" for name in others}
+    return b"".join(sorted(hashlib.sha256(Path(f).read_bytes()).digest() for f in files if Path(f).is_file()))
 
 
 def _bytes(tensor: Tensor) -> bytes:

@@ -2,7 +2,6 @@
 
 from typing import Literal
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from kd2edge.kd.net import Net, Out
@@ -22,7 +21,7 @@ class Task:
 
         Labels are columns of the logits: classes, or positions among those that `kd/partial.py` has drawn.
         """
-        return F.cross_entropy(net.head.with_margin(out.logits, labels).float(), labels)
+        return net.head.cross_entropy(out.logits, labels)
 
     def lesson(self, net: Net, images: Tensor, labels: Tensor) -> Tensor:
         """The same from images [N, C, H, W], over the classes that the net's head samples in this step."""

@@ -5,39 +5,46 @@ same order, augmentation and dropout as one that was never interrupted.
 """
 
 import json
-import math
 import threading
 import time
 import zlib
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from kd2edge import schema
-from kd2edge.data import Split
-from kd2edge.errors import Diverged
-from kd2edge.files import append, write_atomic
-from kd2edge.kd import checkpoint, devices, ranks, rows, store
-from kd2edge.kd.augment import prepare
-from kd2edge.kd.average import Average
-from kd2edge.kd.method import Batch, Stage
-from kd2edge.kd.recall import Recall
-from kd2edge.kd.schedule import learning_rate, optimizer
+from kd2edge.data import Ints, Split
+from kd2edge.files import append
+from kd2edge.kd import ranks, shards, store, trackers
+from kd2edge.kd.feed import Feed
+from kd2edge.kd.log import figures, keep_log, log_lines, take_over
+from kd2edge.kd.method import Stage
+from kd2edge.kd.recall import Recall, Whole
+from kd2edge.kd.schedule import learning_rate
+from kd2edge.kd.spans import NONE, Spans
+from kd2edge.kd.step import Step, parts
 from kd2edge.kd.stopping import stop_at_step
+from kd2edge.kd.tally import Tally
+from kd2edge.kd.way import about, computing, resolve
 from kd2edge.progress import Progress
+
+Judge = Callable[[Stage, int], Mapping[str, float]]
+TELL_EVERY = 50  # steps between two times that a GPU is waited for, and that a tracker is told
+NEAR = ("cpu",)  # devices for which there is no waiting
 
 
 class Trainer:
     """Trains stages on one split, with its checkpoints and log in one folder.
 
-    `folder/<stage>.safetensors` holds a finished stage, `folder/<stage>.partial.safetensors` an unfinished one; `log`
-    gets one JSON line per epoch. Under `shared`, if given, finished stages are kept by their content, and with
-    `remember` the embeddings of the teachers that stages name.
+    `folder/<stage>.safetensors` holds a finished stage, `folder/<stage>.partial.safetensors` an unfinished one, written
+    after each epoch and, within one, every `save_seconds`; `log` gets one JSON line per epoch. Under `shared`, if
+    given, finished stages are kept by their content, and with `remember` the embeddings of the teachers that stages
+    name. After each epoch `judge(stage, epoch)`, counted from 1, gives further figures for its line, the learner being
+    what would ship.
     """
 
     def __init__(
@@ -51,12 +58,19 @@ class Trainer:
         progress: Progress,
         shared: Path | None = None,
         remember: bool = False,
+        *,
+        tracker: trackers.Tracker = trackers.NONE,
+        spans: Spans = NONE,
+        judge: Judge | None = None,
+        save_seconds: float = 600.0,
     ) -> None:
         self.data, self.how, self.plan, self.seed = data, how, plan, seed
         self.folder, self.log, self.progress = folder, log, progress
         self.ranks = ranks.join()
         alone = self.ranks.count == 1
         self.shared, self.remember = (shared, remember) if alone else (None, False)
+        self.tracker, self.spans = tracker if self.ranks.first else trackers.NONE, spans
+        self.judge, self.save_seconds = judge, save_seconds
 
     def run(self, stage: Stage) -> None:
         """Train a stage to its end, or load it where an earlier process finished it.
@@ -65,19 +79,16 @@ class Trainer:
         """
         done = self.folder / f"{stage.name}.safetensors"
         if done.exists():
-            stage.learner.load_state_dict(checkpoint.read(done)["learner"])
+            shards.load(stage.learner, done)
             self.progress.say(f"stage {stage.name}: finished earlier, taken from {done}")
             return
         if self.shared is None or stage.minimises is None:
             _Training(self, stage).run()
         else:
             self._run_once(stage, store.Store(self.shared))
-        if self.ranks.first:
-            checkpoint.write({"learner": stage.learner.state_dict()}, done)
-            self.partial(stage).unlink(missing_ok=True)
-        self.ranks.wait()
+        shards.finish(stage.learner, done, self.partial(stage), self.ranks)
         if not self.ranks.first:  # whose batch norms have seen other images
-            stage.learner.load_state_dict(checkpoint.read(done)["learner"])
+            shards.load(stage.learner, done)
 
     def _run_once(self, stage: Stage, found: store.Store) -> None:
         """Take the stage from the store if a run beside this one trained the very same; else train and store it."""
@@ -86,9 +97,7 @@ class Trainer:
         with found.claim(key, lambda: self.progress.say(f"stage {stage.name}: another run is training it; waiting")):
             if found.weights(key).exists():
                 found.load(key, stage.learner)
-                keep_log(self.log, stage.name, 0)
-                lines = [json.dumps({**line, "stage": stage.name}) + "\n" for line in found.lines(key)]
-                append(self.log, "".join(lines))
+                take_over(self.log, stage.name, found.lines(key), self.tracker, training.steps)
                 self.progress.say(f"stage {stage.name}: trained by an earlier run, taken from {found.weights(key)}")
                 return
             training.run()
@@ -99,22 +108,26 @@ class Trainer:
 
 
 class _Training:
-    """One stage in progress: its optimiser and where it stands (`epoch`, `step` within it)."""
+    """One stage in progress, and where it stands: `epoch`, and `step` within it."""
+
+    steps_by: Step
+    feed: Feed
+    losses: Tally
 
     def __init__(self, trainer: Trainer, stage: Stage) -> None:
         plan = stage.schedule or trainer.plan
         self.trainer, self.stage, self.plan = trainer, stage, plan
-        self.batch = min(plan.batch, len(trainer.data))
-        trainer.ranks.require(self.batch, stage.learner)
+        batch = min(plan.batch, len(trainer.data))
+        trainer.ranks.require(batch, stage.learner)
+        parts(batch, trainer.ranks, plan.accumulate)
         self.epochs = max(1, round(plan.epochs * stage.share)) if plan.epochs else 0
-        self.steps = len(trainer.data) // self.batch
-        self.device = devices.find(plan.device)
-        self.precision = devices.precision(plan.precision, self.device)
-        self.optimizer = optimizer(stage.learner, plan)
+        self.steps = len(trainer.data) // batch
+        self.way = resolve(plan, batch, self.epochs * self.steps, trainer.how.size)
         self.epoch = self.step = 0
         self.sums: dict[str, float] = {}
-        self.seconds = 0.0
-        self.average: Average | None = None
+        self.figures: dict[str, float] = {}
+        self.seconds = self.began = 0.0
+        self.saved, self.told = time.monotonic(), (0.0, 0)
         self.recall = self._recall()
 
     def key(self) -> str:
@@ -124,164 +137,163 @@ class _Training:
 
     def _stream(self) -> str:
         """What decides which images each step shows, and in which arithmetic they are computed on."""
-        trainer, plan = self.trainer, self.plan.model_dump(mode="json")
-        facts = [plan["augment"], trainer.how.model_dump(mode="json"), self.batch, self.precision]
-        facts += [] if self.device.type == "cpu" else [self.device.type]
+        trainer, plan, way = self.trainer, self.plan.model_dump(mode="json"), self.way
+        facts = [plan["augment"], plan["accumulate"], trainer.how.model_dump(mode="json"), *way.facts()]
         return store.digest(trainer.data, trainer.seed, self.stage.stream or self.stage.name, facts)
 
     def _recall(self) -> Recall | None:
         teacher, shared = self.stage.taught_by, self.trainer.shared
         if teacher is None or shared is None or not self.trainer.remember:
             return None
+        if self.plan.augment == schema.Augment():
+            part = len(parts(self.way.batch, self.trainer.ranks, self.plan.accumulate)[0])
+            return Whole(shared / "embeddings", teacher, self.trainer.data, self.trainer.how, self.way, part)
         return Recall(shared / "embeddings" / store.digest(teacher, self._stream()), self.steps)
 
     def run(self) -> None:
-        with devices.placed(self.device, self.stage.learner, *self.stage.frozen):
-            self.average = None if self.plan.ema is None else Average(self.stage.learner, self.plan.ema)
+        progress = self.trainer.progress
+        with ExitStack() as during:
+            self._open(during)
             self._restore()
-            self.trainer.progress.start(f"{self.trainer.folder.name}: {self.stage.name}", self.epochs * self.steps)
-            self.trainer.progress.advance(self.epoch * self.steps + self.step)
-            self._epochs()
-            if self.average is not None:
-                self.average.ship()
+            progress.start(f"{self.trainer.folder.name}: {self.stage.name}", self.epochs * self.steps)
+            progress.advance(self._done())
+            with stop_at_step() as stop:
+                while self.epoch < self.epochs:
+                    self._epoch(stop)
+                    self._log()
+                    self.epoch, self.step, self.sums, self.seconds = self.epoch + 1, 0, {}, 0.0
+                    stopping = self.trainer.ranks.any(stop.is_set())  # as while it was judged
+                    if stopping or self.epoch < self.epochs:
+                        self._save()
+                    if stopping:
+                        raise KeyboardInterrupt
+            if self.steps_by.average is not None:
+                self.steps_by.average.ship()
 
-    def _epochs(self) -> None:
-        with stop_at_step() as stop:
-            while self.epoch < self.epochs:
-                self._epoch(stop)
-                self._log()
-                self.epoch, self.step, self.sums, self.seconds = self.epoch + 1, 0, {}, 0.0
-                if self.epoch < self.epochs:
-                    self._save()
+    def _open(self, during: ExitStack) -> None:
+        trainer, stage, way, enter = self.trainer, self.stage, self.way, during.enter_context
+        joined = trainer.ranks if self.plan.sync_batch_norm else None
+        enter(computing(stage, way, trainer.data, trainer.how, joined, trainer.progress.say))
+        told = about(stage, way, trainer.data, trainer.how, self.plan, trainer.ranks, self.recall is not None)
+        enter(trainer.spans.attach(stage.frozen, stage.learner, told, trainer.folder.name))
+        if isinstance(self.recall, Whole):
+            self.recall.fill(trainer.progress.say)
+        self.steps_by = Step(stage, self.plan, trainer.how, way, trainer.ranks, trainer.spans)
+        self.feed = Feed(trainer.data, way.device)
 
     def _epoch(self, stop: threading.Event) -> None:
+        trainer, batch, spans = self.trainer, self.way.batch, self.trainer.spans
         self.stage.learner.train()
         for module in self.stage.frozen:
             module.eval()
-        order = np.random.default_rng(self._entropy(self.epoch)).permutation(len(self.trainer.data))
-        began = time.perf_counter()
-        for images, labels in self._batches(order):
-            self._step(images, labels)
-            self.step += 1
-            if self.trainer.ranks.any(stop.is_set()):
-                self.seconds += time.perf_counter() - began
-                self._save()
-                raise KeyboardInterrupt
-        self.seconds += time.perf_counter() - began
+        order = np.random.default_rng(self._entropy(self.epoch)).permutation(len(trainer.data))
+        starts = range(self.step * batch, self.steps * batch, batch)
+        indices = [trainer.ranks.part(order[start : start + batch]) for start in starts]
+        self.losses = Tally(self._place(), self.sums)
+        self.began = time.perf_counter()
+        self.told = (self.began, self.step)
+        with closing(self.feed.batches(indices)) as batches:
+            for index in indices:
+                with spans.of("data"):
+                    images, labels = next(batches)
+                self._step(index, images, labels)
+                self._tell()
+                self._attend(stop)
+        self._read(to_save=True)
 
-    def _step(self, images: Tensor, labels: Tensor) -> None:
-        apart = () if self.trainer.ranks.first else (self.trainer.ranks.number,)  # other chances on every rank
-        entropy = self._entropy(self.epoch, self.step, *apart)
-        torch.manual_seed(entropy[0] ^ zlib.crc32(repr(entropy).encode()))
-        generator = torch.Generator().manual_seed(zlib.crc32(repr(entropy).encode()))
-        ready = prepare(images.to(self.device), self.plan.augment, self.trainer.how, generator)
-        batch = self._batch(ready, labels.to(self.device))
+    def _step(self, index: Ints, images: Tensor, labels: Tensor) -> None:
+        known = None if self.recall is None else self.recall.embedding(self.epoch, self.step, index)
+        known = None if known is None else known.to(self.way.device)
         rate = learning_rate(self.plan, self.epoch + self.step / self.steps, self.epochs)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        began = time.perf_counter()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            losses = self.stage.losses(batch)
-        terms = torch.stack(list(losses.values()))
-        means = dict(zip(losses, self.trainer.ranks.mean(terms.detach()).tolist(), strict=True))
-        self._require_finite(means)
-        self.optimizer.zero_grad(set_to_none=True)
-        terms.sum().backward()  # type: ignore[no-untyped-call, unused-ignore]
-        self.trainer.ranks.average(self.stage.learner.parameters())
-        if self.plan.clip is not None:
-            rows.clip(self.stage.learner.parameters(), self.plan.clip)
-        self.optimizer.step()
-        if self.average is not None:
-            self.average.update()
-        for name, value in {"loss": sum(means.values()), **means}.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-        rate = self.batch / (time.perf_counter() - began)
-        self.trainer.progress.advance(
-            1, epoch=f"{self.epoch + 1}/{self.epochs}", loss=self.sums["loss"] / (self.step + 1), images_per_second=rate
-        )
-
-    def _batch(self, images: Tensor, labels: Tensor) -> Batch:
-        recall, step = self.recall, self.step
-        if recall is None:
-            return Batch(images, labels)
-        known = recall.embedding(self.epoch, step)
-        known = None if known is None else known.to(self.device)
-        return Batch(images, labels, known, lambda found: recall.keep(step, found))
-
-    def _require_finite(self, losses: dict[str, float]) -> None:
-        if not math.isfinite(sum(losses.values())):
-            bad = ", ".join(f"{name} = {value:g}" for name, value in losses.items())
-            where = f"stage {self.stage.name}, epoch {self.epoch + 1}, step {self.step + 1}"
-            raise Diverged(
-                f"The loss is not finite in {where} ({bad}).",
-                "lower train.lr, add train.warmup or set train.clip; what was saved before is kept",
-            )
-
-    def _batches(self, order: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches from the current step on, each read while the one before it is trained on."""
-        data = self.trainer.data
-        starts = range(self.step * self.batch, self.steps * self.batch, self.batch)
-        indices = [self.trainer.ranks.part(order[start : start + self.batch]) for start in starts]
-        if not indices:
-            return  # it was stopped after the epoch's last step
-        with ThreadPoolExecutor(1) as reader:
-            ahead = reader.submit(data.read, indices[0])
-            for position, index in enumerate(indices):
-                images = ahead.result()
-                if position + 1 < len(indices):
-                    ahead = reader.submit(data.read, indices[position + 1])
-                yield torch.from_numpy(images), torch.from_numpy(data.labels[index])
+        outcome = self.steps_by(images, labels, self._entropy(self.epoch, self.step), rate, known)
+        if self.recall is not None and outcome.embedding is not None:
+            self.recall.keep(self.step, outcome.embedding)
+        self.losses.add(self.step, outcome.names, outcome.terms)
+        self.step += 1
 
     def _entropy(self, *counters: int) -> list[int]:
         stream = self.stage.stream or self.stage.name
         return [self.trainer.seed, zlib.crc32(stream.encode()), *counters]
 
+    def _place(self) -> str:
+        return f"stage {self.stage.name}, epoch {self.epoch + 1}"
+
+    def _done(self) -> int:
+        return self.epoch * self.steps + self.step
+
+    def _read(self, to_save: bool = False) -> None:
+        """Take the losses over from the device, and the time that they took; what is to be saved is looked at too."""
+        with self.trainer.spans.of("waiting"):
+            self.sums = self.losses.read()
+            if to_save:
+                self.steps_by.require_finite(f"{self._place()}, step {self.step}")
+        now = time.perf_counter()
+        self.seconds, self.began = self.seconds + now - self.began, now
+
+    def _tell(self) -> None:
+        due, since = self._done() % TELL_EVERY == 0, self.told
+        if due or self.way.device.type in NEAR:
+            self._read()
+            rate = (self.step - since[1]) * self.way.batch / (self.began - since[0])
+            self.figures = {"loss": self.sums["loss"] / self.step, "images_per_second": rate}
+        self.trainer.progress.advance(1, epoch=f"{self.epoch + 1}/{self.epochs}", **self.figures)
+        if due:
+            self.told = (self.began, self.step)
+            means = {name: value / self.step for name, value in self.sums.items()}
+            now = {**means, **self.figures, "lr": self.steps_by.optimizer.param_groups[0]["lr"]}
+            told = {f"steps/{name}": value for name, value in now.items()}
+            self.trainer.tracker.tell(self.stage.name, self._done(), told)
+
+    def _attend(self, stop: threading.Event) -> None:
+        """Between two steps: save where it is time to, and stop where a process was asked to; all do so together."""
+        ranks, alone = self.trainer.ranks, self.trainer.ranks.count == 1
+        if not (alone or self.way.device.type in NEAR or self._done() % TELL_EVERY == 0):
+            return
+        late = ranks.first and time.monotonic() - self.saved >= self.trainer.save_seconds
+        if not ranks.any(stop.is_set() or late):
+            return
+        stopping = ranks.any(stop.is_set())
+        self._read(to_save=True)
+        self._save()
+        if stopping:
+            raise KeyboardInterrupt
+
     def _save(self) -> None:
-        tree = {
-            "learner": self.stage.learner.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "epoch": self.epoch,
-            "step": self.step,
-            "sums": self.sums,
-            "seconds": self.seconds,
-            "average": None if self.average is None else self.average.state_dict(),
-        }
-        if self.trainer.ranks.first:
-            checkpoint.write(tree, self.trainer.partial(self.stage))
-        self.trainer.ranks.wait()
+        with self.trainer.spans.of("saving"):
+            where = {"epoch": self.epoch, "step": self.step, "sums": self.sums, "seconds": self.seconds}
+            tree = {**self.steps_by.state_dict(), **where}
+            shards.write(tree, self.trainer.partial(self.stage), self.steps_by, self.trainer.ranks)
+        self.saved, self.began = time.monotonic(), time.perf_counter()
 
     def _restore(self) -> None:
-        path = self.trainer.partial(self.stage)
+        trainer, path = self.trainer, self.trainer.partial(self.stage)
         if path.exists():
-            tree = checkpoint.read(path)
-            self.stage.learner.load_state_dict(tree["learner"])
-            self.optimizer.load_state_dict(tree["optimizer"])
+            tree = shards.read(path, self.steps_by, trainer.ranks, trainer.progress.say)
+            self.steps_by.load_state_dict(tree)
             self.epoch, self.step = tree["epoch"], tree["step"]
             self.sums, self.seconds = tree["sums"], tree["seconds"]
-            if self.average is not None:
-                self.average.load_state_dict(tree["average"])
-        self.trainer.ranks.wait()  # before rank 0 writes anything anew
-        if self.trainer.ranks.first:
-            keep_log(self.trainer.log, self.stage.name, self.epoch)
+        trainer.ranks.wait()  # before rank 0 writes anything anew
+        trainer.tracker.rewind(self.stage.name, self._done())
+        if trainer.ranks.first:
+            keep_log(trainer.log, self.stage.name, self.epoch)
+        self.saved = time.monotonic()
+
+    def _judged(self) -> Mapping[str, float]:
+        if self.trainer.judge is None:
+            return {}
+        average = self.steps_by.average
+        with nullcontext() if average is None else average.shipped():
+            return self.trainer.judge(self.stage, self.epoch + 1)
 
     def _log(self) -> None:
+        judged = self._judged()
         if not self.trainer.ranks.first:
             return
-        figures = {name: value / self.steps for name, value in self.sums.items()}
-        line: dict[str, Any] = {"stage": self.stage.name, "epoch": self.epoch + 1, **figures}
+        line: dict[str, Any] = {"stage": self.stage.name, "epoch": self.epoch + 1}
+        line |= {name: value / self.steps for name, value in self.sums.items()}
         line |= self.stage.watch() if self.stage.watch else {}
-        line |= {"lr": self.optimizer.param_groups[0]["lr"], "images": self.steps * self.batch}
-        line |= {"seconds": round(self.seconds, 3), "precision": self.precision}
+        line |= judged
+        line |= {"lr": self.steps_by.optimizer.param_groups[0]["lr"], "images": self.steps * self.way.batch}
+        line |= {"seconds": round(self.seconds, 3), "precision": self.way.precision, "compile": self.way.mode}
         append(self.trainer.log, json.dumps(line) + "\n")
-
-
-def keep_log(log: Path, stage: str, epochs: int) -> None:
-    """Drop a stage's lines beyond so many epochs, which will be trained again, and a last one that a kill has torn."""
-    kept = [line for line in log_lines(log) if line["stage"] != stage or line["epoch"] <= epochs]
-    write_atomic(log, "".join(json.dumps(line) + "\n" for line in kept).encode())
-
-
-def log_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a training log, without a last one that a kill has torn."""
-    text = path.read_text() if path.exists() else ""
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        self.trainer.tracker.tell(self.stage.name, (self.epoch + 1) * self.steps, figures(line))

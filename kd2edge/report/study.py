@@ -12,10 +12,22 @@ from kd2edge.report.spread import Spread
 from kd2edge.schema import Recipe, Section
 
 
+class Training(Section):
+    """What training a cell's student took: images shown and seconds, all stages together, exports left out.
+
+    `threads` it computed with, and the machine's `load` as it began: how many processes ran, on average over a minute.
+    """
+
+    images: int
+    seconds: float
+    threads: int
+    load: float
+
+
 class Result(Section):
     """What became of a cell: which it was, the recipe it was made by, and what was measured, latency left out.
 
-    `fault` is what a training ended by that could not come to an end.
+    `fault` is what a training ended by that could not come to an end; `training` is not known of old results.
     """
 
     result: Literal[1] = 1
@@ -30,6 +42,7 @@ class Result(Section):
     device: dict[str, Any] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)
     rows: tuple[Row, ...] = ()
+    training: Training | None = None
     fault: str | None = None
 
     def made_by(self) -> Recipe | None:
@@ -77,7 +90,8 @@ class Found(Section):
 class Line(Section):
     """A row of the table. `fp32` and `int8` are of the study's metric, over the seeds in `done`; `p50` is in ms.
 
-    `also` holds, by the name and unit of a further metric, the spreads of FP32 and INT8.
+    `also` holds, by the name and unit of a further metric, the spreads of FP32 and INT8; `minutes` a training took and
+    `images_per_second` it came to are means over the seeds of which they are known.
     `gap_closed` is in %, `over` in pooled standard deviations from the row that all are held against.
     """
 
@@ -90,6 +104,8 @@ class Line(Section):
     fp32: Spread | None = None
     int8: Spread | None = None
     also: dict[str, tuple[Spread | None, Spread | None]] = Field(default_factory=dict)
+    minutes: float | None = None
+    images_per_second: float | None = None
     gap_closed: float | None = None
     over: float | None = None
     best: bool = False

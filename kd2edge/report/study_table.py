@@ -9,7 +9,7 @@ from kd2edge.report.spread import Spread
 from kd2edge.report.study import Line, Summary
 
 NONE = "–"
-COST = ("parameters", "MACs", "p50 ms FP32", "p50 ms INT8")
+COST = ("parameters", "MACs", "p50 ms FP32", "p50 ms INT8", "training min", "training images/s")
 
 
 def grid(summary: Summary) -> list[dict[str, str]]:
@@ -32,6 +32,8 @@ def _cells(line: Line, metric: str, wanted: int, against: str) -> dict[str, str]
         "MACs": _number(line.macs, ",.0f"),
         "p50 ms FP32": _number(line.p50.get("fp32"), ".3f"),
         "p50 ms INT8": _number(line.p50.get("int8"), ".3f"),
+        "training min": _number(line.minutes, ",.1f"),
+        "training images/s": _number(line.images_per_second, ",.0f"),
     }
 
 

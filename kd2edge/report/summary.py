@@ -87,8 +87,19 @@ def _line(study: Study, row: str, found: Found) -> Line:
         failed=tuple(result.seed for result in results if result.fault),
         stale=stale,
         missing=tuple(seed for seed in study.seeds if seed not in there),
+        **_took(whole),
         **_figures(whole, "fp32", study.metric),
     )
+
+
+def _took(results: Sequence[Result]) -> dict[str, float]:
+    """Minutes of a seed's training and images a second, where that is known."""
+    known = [result.training for result in results if result.training is not None]
+    seconds = sum(training.seconds for training in known)
+    if not seconds:
+        return {}
+    images = sum(training.images for training in known)
+    return {"minutes": seconds / len(known) / 60, "images_per_second": images / seconds}
 
 
 def _teacher(study: Study, found: Found) -> Line | None:
@@ -137,6 +148,7 @@ def _conditions(study: Study, found: Found) -> Iterator[str]:
         yield f"{_measured(results)}; {_trained(results)}."
         yield "Mean ± standard deviation over seeds; the teacher is one net."
         yield f"{_held(study)} Bold: the best of its student."
+        yield from _machine(results)
     default = StudyRow.model_fields["baseline"].default
     for name in study.rows:
         if _baseline(study, name) not in (default, name) and study.judged == "fp32":
@@ -177,6 +189,17 @@ def _measured(results: Sequence[Result]) -> str:
 def _trained(results: Sequence[Result]) -> str:
     epochs = sorted({int(result.recipe["train"]["epochs"]) for result in results})
     return f"{' or '.join(map(str, epochs))} epoch{'s' * (epochs != [1])}"
+
+
+def _machine(results: Sequence[Result]) -> Iterator[str]:
+    """What the times of training are worth."""
+    known = [result.training for result in results if result.training is not None]
+    if known:
+        threads, loads = sorted({each.threads for each in known}), sorted(each.load for each in known)
+        yield (
+            f"Training of the student alone, all its stages, exports left out: {' or '.join(map(str, threads))} "
+            f"thread{'s' * (threads != [1])}, load {loads[0]:.2f} to {loads[-1]:.2f} as it began."
+        )
 
 
 def _searched(study: Study) -> str:

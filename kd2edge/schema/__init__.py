@@ -7,7 +7,19 @@ from kd2edge.schema.corruption import Corruptions
 from kd2edge.schema.qat import Qat
 from kd2edge.schema.quantize import Quantize
 from kd2edge.schema.quick import UNSAID, quickened
-from kd2edge.schema.recipe import Affine, Augment, Head, NetSpec, Preprocessing, Recipe, Student, Teacher, Train
+from kd2edge.schema.recipe import (
+    Affine,
+    Augment,
+    Head,
+    NetSpec,
+    Preprocessing,
+    Recipe,
+    ResizedCrop,
+    Student,
+    Teacher,
+    Train,
+    Validation,
+)
 from kd2edge.schema.scenario import MultiStream, Offline, Scenario, Server, SingleStream, Sweep
 from kd2edge.schema.section import Flavour, Plugin, Precision, Section, TaskName
 from kd2edge.schema.study import Overrides, Search, Study, StudyRow
@@ -34,6 +46,7 @@ __all__ = [
     "Qat",
     "Quantize",
     "Recipe",
+    "ResizedCrop",
     "Rule",
     "Scenario",
     "Search",
@@ -49,5 +62,6 @@ __all__ = [
     "TaskName",
     "Teacher",
     "Train",
+    "Validation",
     "quickened",
 ]

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from kd2edge.schema.qat import Qat
 from kd2edge.schema.quantize import Quantize
@@ -72,7 +72,25 @@ class Affine(Section):
     translate: float = Field(0.0, ge=0, lt=0.5)
 
 
+class ResizedCrop(Section):
+    """A part of each image, of random `area` and shape, drawn out to its size: Inception's crop (1409.4842, section 6).
+
+    Both are (least, most) shares: of the image's area, and of its width to height. It is cut from what the data set
+    delivers, which for photographs is their middle.
+    """
+
+    area: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+
+    @model_validator(mode="after")
+    def _a_part(self) -> "ResizedCrop":
+        if not 0 < self.area[0] <= self.area[1] <= 1 or not 0 < self.ratio[0] <= 1 <= self.ratio[1]:
+            raise ValueError("area lies within 0 and 1, and ratio is from at most 1 to at least 1")
+        return self
+
+
 class Augment(Section):
+    resized_crop: ResizedCrop | None = None
     affine: Affine | None = None
     flip: bool = False
     crop_padding: int = Field(0, ge=0)
@@ -107,6 +125,11 @@ class Train(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     augment: Augment = Augment()
 
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _yaml_reads_on_as_true(cls, value: object) -> object:
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
 
 class Student(NetSpec):
     """The net that learns, from the start, or from `weights`: those of a checkpoint or an embedded name."""
@@ -119,7 +142,8 @@ class Teacher(NetSpec):
 
     `head_from: centres` is for weights without a classifier: a cosine head is rebuilt from the class centres of its
     embeddings on the training images. `seed` is for its own training, by default the recipe's. `remember` keeps its
-    embeddings of the augmented images beside the run, for runs that see the same ones again: N x d values an epoch.
+    embeddings of the augmented images beside the run, for runs that see the same ones again: N x d values an epoch, or
+    in all where nothing augments.
     """
 
     weights: str | None = None

@@ -5,14 +5,18 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kd2edge import drawers
 from kd2edge import run as runs
 from kd2edge.errors import MissingExtra, UserError
-from kd2edge.kd import torchrun
+from kd2edge.kd import torchrun, trackers
 from kd2edge.progress import Progress, Silent
 from kd2edge.run import Run
 from kd2edge.schema import Recipe
+
+if TYPE_CHECKING:  # what measures needs torch
+    from kd2edge.kd.spans import Spans
 
 RUNS = Path("runs")
 
@@ -31,12 +35,14 @@ def distill(
     run: Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
+    spans: "Spans | None" = None,
 ) -> Run:
     """Train teacher and student by a recipe and export them, with `a.b=c` overrides on top.
 
     `recipe` is a name of the drawer or a path; by default "omniglot", or with `resume` the run's own. `run` defaults to
     `runs/<recipe>-<time>`, or with `resume` to the newest run of that recipe. Where torchrun started several processes,
-    they train together, and the first of them makes the run. Raises `UserError` for a faulty recipe, a directory that
+    they train together, and the first of them makes the run; where it restarted them, the run goes on. `spans` (see
+    `measuring`) takes in where the first one's time goes. Raises `UserError` for a faulty recipe, a directory that
     holds another run, and where torch is missing.
     """
     require_torch()
@@ -44,14 +50,23 @@ def distill(
 
     path = directory(recipe, run, resume)
     together = ranks.join()
+    resume = resume or torchrun.restarted(path / runs.RECIPE)
     made = begin(recipe, overrides, path, resume) if together.first else Run(path)
     together.wait()
     if not together.first:
         follow(made)
         return made
     with made.lock():
-        train(made, progress or Silent())
+        train(made, progress or Silent(), spans)
     return made
+
+
+def measuring() -> "Spans":
+    """What measures a training, and then tells where its time went. Raises `MissingExtra` where torch is missing."""
+    require_torch()
+    from kd2edge.kd.spans import Spans
+
+    return Spans()
 
 
 def follow(run: Run) -> None:
@@ -138,6 +153,7 @@ def begin(
     else:
         declared = _checked(recipe or drawers.DEFAULT_RECIPE, overrides)
     check(declared)
+    trackers.require([name for name in declared.track if name != "tensorboard"])
     return runs.create(path, anchored(declared), resume)
 
 
@@ -166,12 +182,13 @@ def _is_there(key: str, path: Path) -> bool:
     return path.is_file() and (path.suffix in suffixes[key] if key in suffixes else path.suffix != "")
 
 
-def train(run: Run, progress: Progress) -> None:
+def train(run: Run, progress: Progress, spans: "Spans | None" = None) -> None:
     """Train into a run that is locked, and say in its ledger that this is done."""
     require_torch()
     from kd2edge.kd.distill import distill as training
+    from kd2edge.kd.spans import NONE
 
-    training(run.recipe, run, progress)
+    training(run.recipe, run, progress, spans or NONE)
     run.record("distill", "finished")
 
 

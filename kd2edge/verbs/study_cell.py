@@ -1,15 +1,18 @@
 """One cell of a study: trained, quantized and measured in its run directory, its result written into the table's."""
 
+import json
+import os
 import time
 from pathlib import Path
 
 from kd2edge import drawers
 from kd2edge import run as runs
 from kd2edge.errors import Diverged, UserError
+from kd2edge.files import write_atomic
 from kd2edge.progress import Progress
 from kd2edge.report import figures
 from kd2edge.report.model import Report, Row, write_json
-from kd2edge.report.study import Result
+from kd2edge.report.study import Result, Training
 from kd2edge.run import Run
 from kd2edge.schema import Recipe
 from kd2edge.verbs.bench import bench_run
@@ -18,6 +21,7 @@ from kd2edge.verbs.distill import anchored, train
 from kd2edge.verbs.ship import int8_run, quantized, trained
 
 FACES = ("pairs", "pair_thresholds", "flip", "fp32_threshold", "fp32_pair_threshold", "subgroups")
+MACHINE = "machine.json"
 KEPT_CONDITIONS = ("threads", "data", "classes", "genuine_pairs", "impostor_pairs", "thresholds", *FACES)
 
 
@@ -40,6 +44,7 @@ def work(plan: Plan, cell: Cell, progress: Progress) -> Result:
             if report.row("teacher"):
                 write_json(_measured(_result(plan, cell, recipe), report, ("teacher",)), plan.teacher_path)
             result = _measured(_result(plan, cell, recipe), report, ("fp32", "int8"))
+            result = result.model_copy(update={"training": took(run)})
     write_json(result, plan.result_path(cell))
     return result
 
@@ -49,6 +54,7 @@ def _made(plan: Plan, cell: Cell, recipe: Recipe, run: Run, progress: Progress) 
     target = plan.target(cell)
     int8 = cell.trial is None and "int8" in drawers.read_target(target).precisions
     if not trained(run):
+        _note_machine(run)
         train(run, progress)
     if int8 and not quantized(run, target):
         int8_run(run, target, progress)
@@ -59,6 +65,26 @@ def _made(plan: Plan, cell: Cell, recipe: Recipe, run: Run, progress: Progress) 
     if faults:
         raise UserError(f"It could not be measured ({'; '.join(faults)}).", f"kd2edge bench {run.path}")
     return report
+
+
+def _note_machine(run: Run) -> None:
+    """Keep what the training begins on, beside its log; a resumed one began before."""
+    from kd2edge.kd.devices import threads
+
+    path = run.path / "log" / MACHINE
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        write_atomic(path, json.dumps({"threads": threads(), "load": round(os.getloadavg()[0], 2)}).encode())
+
+
+def took(run: Run) -> Training | None:
+    """What training the student took, None of a run that no study has begun."""
+    path = run.path / "log" / MACHINE
+    if not path.exists():
+        return None
+    lines = [json.loads(line) for line in (run.path / "log" / "fp32.jsonl").read_text().splitlines()]
+    images, seconds = sum(line["images"] for line in lines), sum(line["seconds"] for line in lines)
+    return Training(images=images, seconds=round(seconds, 3), **json.loads(path.read_bytes()))
 
 
 def _run(plan: Plan, cell: Cell, recipe: Recipe, progress: Progress) -> Run:

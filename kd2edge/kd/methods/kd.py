@@ -6,13 +6,14 @@ from pydantic import Field
 from torch import nn
 
 from kd2edge.kd.companions import Companions, Company
-from kd2edge.kd.losses import kl
 from kd2edge.kd.method import Batch, Lesson, Losses, Method, Stage
 from kd2edge.kd.partial import sampled
 
 
 class KD(Method):
     """L = γ·CE(p_s, y) + α·KL_τ(t‖s) + companions; with a margin head the margin is in CE only."""
+
+    shards = True
 
     class Config(Companions):
         """The literature's CIFAR setting is γ 0.1, α 0.9, τ 4."""
@@ -35,6 +36,6 @@ class KD(Method):
             out, answers = self.student(batch.images), self.answers(batch)
             return {
                 "ce": self.config.gamma * self.task.supervised(self.student, out, columns),
-                "kl": self.config.alpha * kl(out.logits, answers.logits, self.config.tau),
+                "kl": self.config.alpha * self.student.head.kl(out.logits, answers.logits, self.config.tau),
                 **self.company(out, answers, batch.labels),
             }

@@ -9,6 +9,7 @@ class Plain(Method):
     """L = CE(p_s, y)."""
 
     needs_teacher = False
+    shards = True
 
     def stages(self) -> Iterator[Stage]:
         yield Stage("student", self.student, self.losses, minimises="cross-entropy")

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from kd2edge.kd.companions import Companions, Company
 from kd2edge.kd.heads import MixedHead, start_from, worn
-from kd2edge.kd.losses import kl
 from kd2edge.kd.method import Batch, Lesson, Losses, Method, Stage
 from kd2edge.kd.net import Net, adapter, behind
 from kd2edge.kd.partial import sampled
@@ -30,6 +29,8 @@ class THKD(Method):
     Where the embeddings differ in width, a linear adapter d_s → d_t stands before g_t: in training only in the code's
     form, shipped with the paper's. A margin is in CE only.
     """
+
+    shards = True
 
     class Config(Companions):
         """γ, α and β default to the authors' published setting for resnet32x4 → resnet8x4.
@@ -76,19 +77,18 @@ class THKD(Method):
 
     def _terms(self, batch: Batch, columns: Tensor) -> Losses:
         """The terms; `columns` [N] are the labels as columns of the logits."""
-        out, answers, config = self.student(batch.images), self.answers(batch), self.config
-        through = self.teacher.head(self.adapter(out.embedding))
+        out, answers, config, head = self.student(batch.images), self.answers(batch), self.config, self.teacher.head
+        through = head(self.adapter(out.embedding))
         own, theirs = (1.0, config.beta) if self.mix is None else (1 - self.mix, self.mix)
         terms: Losses = {}
         if own:
             terms["ce"] = own * config.gamma * self.task.supervised(self.student, out, columns)
-            terms["kl"] = own * config.alpha * kl(out.logits, answers.logits, config.tau)
+            terms["kl"] = own * config.alpha * head.kl(out.logits, answers.logits, config.tau)
         if self.mix is None:
-            terms["kl_th"] = theirs * kl(through, answers.logits, config.tau)
+            terms["kl_th"] = theirs * head.kl(through, answers.logits, config.tau)
         else:
-            margined = self.teacher.head.with_margin(through, columns).float()
-            terms["ce_th"] = theirs * config.gamma * F.cross_entropy(margined, columns)
-            terms["kl_th"] = theirs * config.alpha * kl(through, answers.logits, config.tau)
+            terms["ce_th"] = theirs * config.gamma * head.cross_entropy(through, columns)
+            terms["kl_th"] = theirs * config.alpha * head.kl(through, answers.logits, config.tau)
         terms.update(self.company(out, answers, batch.labels))
         return terms
 
@@ -112,7 +112,7 @@ class THKD(Method):
     def head_drift(self) -> dict[str, float]:
         """How far the student's own head is from the teacher's: cosines of the classes' weights, mean and least."""
         own, theirs = self.student.head, self.teacher.head
-        if self.mix == 1 or own.weight.shape != theirs.weight.shape:
+        if self.mix == 1 or own.weight.shape != theirs.weight.shape or own.shard is not None:
             return {}
         cosines = F.cosine_similarity(own.weight.float(), theirs.weight.float())
         drift = {"head_cosine_mean": cosines.mean().item(), "head_cosine_min": cosines.min().item()}
