@@ -14,6 +14,7 @@ from torch.multiprocessing.spawn import spawn
 from kd2edge.data import InMemory
 from kd2edge.errors import Diverged, UserError
 from kd2edge.kd import heads
+from kd2edge.kd.augment import Chances, draw
 from kd2edge.kd.method import Batch, Losses, Stage
 from kd2edge.kd.partial import sampled
 from kd2edge.kd.ranks import Ranks
@@ -22,7 +23,7 @@ from kd2edge.kd.step import Step, parts
 from kd2edge.kd.train import Trainer
 from kd2edge.kd.way import Way
 from kd2edge.progress import Silent
-from kd2edge.schema import Preprocessing, Train
+from kd2edge.schema import Augment, Preprocessing, Train
 
 pytestmark = pytest.mark.kd
 CPU = torch.device("cpu")
@@ -122,6 +123,24 @@ def moved(made: Step, times: int) -> None:
     images, labels = torch.zeros(4, 8, 8, 3, dtype=torch.uint8), torch.arange(4)
     for number in range(times):
         made(images, labels, [0, 0, 0, number], 0.5)
+
+
+def test_chance_within_the_nets_is_not_that_of_the_augmentation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With any seed, and 0 is the default; nor is a part's that of another."""
+    weight, drawn = nn.Linear(1, 1), list[tuple[float, ...]]()
+
+    def noted(plan: Augment, count: int, generator: torch.Generator, index: Tensor | None) -> Chances:
+        drawn.append(tuple(torch.rand(4, generator=generator).tolist()))
+        return draw(plan, count, generator, index)
+
+    def losses(batch: Batch) -> Losses:
+        drawn.append(tuple(torch.rand(4).tolist()))
+        return {"a": weight.weight.sum()}
+
+    monkeypatch.setattr("kd2edge.kd.step.draw", noted)
+    moved(step(weight, losses, "fp32", accumulate=2), 2)
+    assert len(drawn) == 8
+    assert len(set(drawn)) == 6  # a step's parts share what is drawn for their images
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

@@ -83,9 +83,8 @@ class Step:
             return self._prepare(images, draw(self.plan.augment, self.way.batch, generator, places))
 
     def _seed(self, entropy: Sequence[int], part: int) -> None:
-        """Other chances within the nets (dropout, sampled classes) for every process and part."""
-        apart = (self.ranks.number, part) if self.ranks.number or part else ()
-        seed = entropy[0] ^ zlib.crc32(repr([*entropy, *apart]).encode())
+        """Other chances within the nets (dropout, sampled classes) for every process and part, and than images have."""
+        seed = entropy[0] ^ zlib.crc32(repr([*entropy, self.ranks.number, part]).encode())
         torch.default_generator.manual_seed(seed)  # what torch.manual_seed does besides takes a hundred times as long
         if self.way.device.type == "cuda":
             torch.cuda.manual_seed(seed)
