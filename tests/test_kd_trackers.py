@@ -24,6 +24,7 @@ from kd2edge.progress import Silent
 from kd2edge.schema import Preprocessing, Recipe, Train
 from kd2edge.verbs.distill import begin
 from tests import tiny
+from tests.test_kd_train import Interrupting
 
 event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 pytestmark = pytest.mark.kd
@@ -91,17 +92,6 @@ def test_what_a_killed_process_told_is_there_and_what_is_told_anew_is_there_once
         tracker.tell("student", step, {"loss": step * 0.5})
     tracker.close()
     assert scalars(tmp_path / "tensorboard" / "student") == {"loss": [(step, step * 0.5) for step in range(1, 31)]}
-
-
-class Interrupting(Silent):
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def advance(self, steps: int = 1, **figures: float | str) -> None:
-        if figures:
-            self.left -= 1
-            if self.left == 0:
-                signal.raise_signal(signal.SIGINT)
 
 
 def train(folder: Path, tracker: trackers.Tracker, progress: Silent | None = None) -> dict[str, torch.Tensor]:
