@@ -5,13 +5,16 @@ one process, who begins changing each time: `bare` below, a loop that anyone wou
 `kd2edge distill` runs it, with its bar and TensorBoard. Both make their images ready by the same function, use the
 same optimiser, keep freed memory, and end in the same bits, which is checked. A step is what lies between two ends of
 one, by the wall and of the processor, which a busy machine disturbs less; a turn's first is left out, and so is what an
-epoch's end costs, the log's line and the checkpoint. Ratios are kd2edge's over the bare loop's, with intervals that
-resample turns.
+epoch's end costs, the log's line and the checkpoint. A ratio is kd2edge's median step of a turn over the bare loop's of
+the turn beside it, the geometric mean of all turns, with an interval that resamples these: how fast a turn is, its
+memory's places decide, by a tenth and for all of it, so that medians of all steps jump between what turns were.
 """
 
 import argparse
+import functools
 import io
 import json
+import math
 import os
 import tempfile
 import time
@@ -153,34 +156,36 @@ def in_turns(subject: Subject, turns: int) -> dict[str, list[Nanoseconds]]:
     """Both loops' steps by turn; one turn of each more is for warming up. Raises where they do not train the same."""
     sides = {"kd2edge": ours, "bare": bare}
     taken: dict[str, list[Nanoseconds]] = {name: [] for name in sides}
-    for turn in range(turns + 1):
-        made = {}
-        for name in list(sides) if turn % 2 else list(sides)[::-1]:
-            with heap.kept():
+    with heap.kept():
+        for turn in range(turns + 1):
+            made = {}
+            for name in list(sides) if turn % 2 else list(sides)[::-1]:
                 steps, student = sides[name](subject)
-            made[name] = student.state_dict()
-            taken[name].append(steps)
-        for key, tensor in made["bare"].items():
-            if not torch.equal(tensor, made["kd2edge"][key]):
-                raise SystemExit(f"The two loops do not train the same net: {key} differs.")
+                made[name] = student.state_dict()
+                taken[name].append(steps)
+            for key, tensor in made["bare"].items():
+                if not torch.equal(tensor, made["kd2edge"][key]):
+                    raise SystemExit(f"The two loops do not train the same net: {key} differs.")
     return {name: steps[1:] for name, steps in taken.items()}
 
 
 def compared(taken: dict[str, list[Nanoseconds]]) -> dict[str, Any]:
-    """Medians in ms, and their ratio [value, low, high] at 95 %, null where turns are too few; by the wall first."""
+    """Medians of turns in ms, and their ratio [value, low, high] at 95 %, null where turns are too few."""
     found: dict[str, Any] = {}
     for clock, name in enumerate(("wall", "processor")):
-        sides = {side: [turn[:, clock] for turn in turns] for side, turns in taken.items()}
-        ratio = stats.percentile_ratio(sides["kd2edge"], sides["bare"])
-        told = [ratio.value, *(ratio.interval() or (None, None))]
-        found[f"{name}_ms"] = {side: _p50(turns) for side, turns in sides.items()}
-        found[f"{name}_ms_by_turn"] = {side: [_p50([turn]) for turn in turns] for side, turns in sides.items()}
-        found[f"{name}_ratio"] = [None if number is None else round(number, 5) for number in told]
+        by_turn = {side: [float(np.median(turn[:, clock])) / 1e6 for turn in turns] for side, turns in taken.items()}
+        found[f"{name}_ms"] = {side: round(stats.median(each), 4) for side, each in by_turn.items()}
+        found[f"{name}_ms_by_turn"] = {side: [round(ms, 4) for ms in each] for side, each in by_turn.items()}
+        apart = np.log(np.array(by_turn["kd2edge"]) / np.array(by_turn["bare"]))
+        mean = stats.bootstrap(functools.partial(_mean, apart), len(apart))
+        told = [mean.value, *(mean.interval() or ())]
+        found[f"{name}_ratio"] = [round(math.exp(each), 5) for each in told] + [None] * (3 - len(told))
     return found
 
 
-def _p50(turns: list[Nanoseconds]) -> float:
-    return round(stats.percentile(np.concatenate(turns), 50) / 1e6, 4)
+def _mean(values: npt.NDArray[np.float64], weights: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    means: npt.NDArray[np.float64] = weights @ values / weights.sum(1)
+    return means
 
 
 def report(given: argparse.Namespace) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def rebuild(
     if shared is None:
         teacher.head.weight = torch.nn.Parameter(_centres(teacher, data, how, progress, place))
         return
-    key = store.digest("class centres", teacher.backbone, teacher.neck, data, how.model_dump(mode="json"))
+    key = store.digest("class centres", store.code(), teacher.backbone, teacher.neck, data, how.model_dump(mode="json"))
     with shared.claim(key, lambda: progress.say("another run computes the class centres; waiting")):
         if not shared.weights(key).exists():
             teacher.head.weight = torch.nn.Parameter(_centres(teacher, data, how, progress, place))

@@ -1,7 +1,8 @@
 """torch.compile for the time of a stage: by a fixed rule, in place, and undone, so that exports see plain modules.
 
-Backbones and necks are compiled; heads and losses, microseconds of a step, and graphs read from ONNX files are not.
-What learns is compiled for training only: in evaluation it computes as ever, whatever the size of a batch.
+Backbones and necks are compiled; heads and losses, microseconds of a step, graphs read from ONNX files, and teachers
+that are fused without it, are not. What learns is compiled for training only: in evaluation it computes as ever,
+whatever the size of a batch.
 """
 
 import functools
@@ -15,10 +16,12 @@ import torch
 from torch import nn
 
 from kd2edge.errors import UserError, first_line
+from kd2edge.kd.fused import Fused
 from kd2edge.kd.graph_net import GraphNet
 from kd2edge.kd.net import Net
 
 Mode = Literal["off", "on", "graphs"]
+AS_IT_IS = GraphNet | Fused
 ENOUGH = 5000
 """Steps from which a GPU's nets are compiled: of a minute's compiling 12 ms a step are to be won back. No GPU has been
 measured yet."""
@@ -103,7 +106,7 @@ def _parts(module: nn.Module) -> list[nn.Module]:
     found = [part for inner in module.modules() if isinstance(inner, Net) for part in (inner.backbone, inner.neck)]
     if not found and type(module).forward is not nn.Module.forward:
         found = [module]
-    return [part for part in dict.fromkeys(found) if not any(isinstance(inner, GraphNet) for inner in part.modules())]
+    return [part for part in dict.fromkeys(found) if not any(isinstance(inner, AS_IT_IS) for inner in part.modules())]
 
 
 def _in_training(part: nn.Module, compiled: Callable[..., Any] | None) -> Callable[..., Any]:

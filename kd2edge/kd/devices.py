@@ -9,6 +9,8 @@ from torch import nn
 
 from kd2edge.errors import UserError
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 def find(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
     """The device that a recipe asks for; `auto` is a GPU where there is one. Raises `UserError` where there is none."""
@@ -58,5 +60,5 @@ def precision(wanted: str, device: torch.device) -> str:
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
     """Within it torch computes in a precision as `precision` gives it; float32 stays where that needs it."""
-    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-    return torch.autocast(device.type, kind, enabled=kind is not None)
+    lower = precision != "fp32"
+    return torch.autocast(device.type, DTYPES[precision] if lower else None, enabled=lower)

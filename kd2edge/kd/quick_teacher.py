@@ -1,9 +1,11 @@
 """The frozen teacher, computed quicker for the time of a stage: the same answers within a stated tolerance.
 
 Its batch norms are folded into its convolutions, and it computes in the training's precision where that tells on a
-probe batch no more than `TOLERANCE`, else in fp32. Its head stays as it is: methods put students under it.
+probe batch no more than `TOLERANCE`, else in fp32; on a processor, convolutions do the sums and the activations behind
+them. Its head stays as it is: methods put students under it.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -13,10 +15,12 @@ from torch import Tensor, nn
 
 from kd2edge.kd import devices, ranks
 from kd2edge.kd.fold import folded
+from kd2edge.kd.fused import fused
 from kd2edge.kd.heads import Head
 from kd2edge.kd.net import Net
 
-FORM = "folded-1"  # for keys: which form a teacher takes follows from this, its weights and the probe batch alone
+Answers = tuple[Tensor, Tensor, Tensor]
+FORM = "fused-1"  # for keys: which form a teacher takes follows from this, its weights and the probe batch alone
 ROUNDING = (1e-4, 1e-4, 1e-4)  # as below: folding changes the order of operations and nothing else
 TOLERANCE = (0.05, 0.05, 0.01)
 """How far a lower precision may be from fp32, as means over images: ‖a − b‖ / ‖b‖ of feature map and of embedding, and
@@ -66,6 +70,9 @@ def _quicken(net: Net, images: Tensor, precision: str) -> str:
         exact = not _within(distances, TOLERANCE)
         off = f"{max(distances):.1%} off"
         told.append(f"in fp32, {precision} being {off}" if exact else f"in {precision}, {off} fp32")
+    kept = "fp32" if exact else precision
+    if count := _fuse(quick, net.head, images, kept, wanted):
+        told.append(f"{count} convolutions fused with what follows them")
     backbone, neck = quick.backbone, quick.neck
     net.backbone, net.neck = (_Exact(backbone), _Exact(neck)) if exact else (backbone, neck)
     return f"teacher {', '.join(told)}" if told else ""
@@ -101,8 +108,20 @@ class _Exact(nn.Module):
             return self.body(x.float())
 
 
+def _fuse(quick: Trunk, head: Head, images: Tensor, precision: str, wanted: Answers) -> int:
+    """Give a trunk a fused backbone that answers as `wanted`; how many convolutions do more than before, 0 if none."""
+    made = fused(quick.backbone, images[:2], devices.DTYPES[precision])
+    distances = [math.inf] * len(TOLERANCE)
+    if made is not None:
+        distances = _distances(_answers(Trunk(made[0], quick.neck), head, images, precision), wanted)
+    if not _within(distances, ROUNDING if precision == "fp32" else TOLERANCE) or made is None:
+        return 0
+    quick.backbone, count = made
+    return count
+
+
 @torch.no_grad()
-def _answers(trunk: nn.Module, head: Head, images: Tensor, precision: str) -> tuple[Tensor, Tensor, Tensor]:
+def _answers(trunk: nn.Module, head: Head, images: Tensor, precision: str) -> Answers:
     """Feature map, embedding and softmax of the logits, in float32."""
     with devices.autocast(images.device, precision):
         fmap, embedding = trunk(images)
@@ -110,7 +129,7 @@ def _answers(trunk: nn.Module, head: Head, images: Tensor, precision: str) -> tu
     return fmap.float(), embedding.float(), logits.float().softmax(1)
 
 
-def _distances(found: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> list[float]:
+def _distances(found: Answers, wanted: Answers) -> list[float]:
     """The three means that `TOLERANCE` is about; NaN, which is within nothing, where one is."""
     means = [_relative(one, other) for one, other in zip(found[:2], wanted[:2], strict=True)]
     variation = (found[2] - wanted[2]).abs().sum(1).mean() / 2

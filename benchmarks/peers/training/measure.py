@@ -87,16 +87,22 @@ def _contest(subject: Subject, options: Options, material: Material, published: 
 
 
 def _ablation(subject: Subject, options: Options, material: Material, published: Path | None) -> tuple[Side, ...]:
-    """kd2edge beside itself with one thing changed: compiled where it is not, and the other way round, among others."""
+    """kd2edge beside itself with one thing changed: compiled where it is not, and the other way round, among others.
+
+    Two processes at a time: what stands still holds its memory.
+    """
     compiles = subject.way(options.device, material.count).mode == "off"
     graphs = ["graphs"] * (options.device == "cuda")
-    changed = [None, *subject.ablated, "compiled" if compiles else "compile", *graphs]
+    changed = [*subject.ablated, "compiled" if compiles else "compile", *graphs]
     ours = _job(subject, options, material, published, OURS)
-    jobs = {
-        change or OURS: ours.model_copy(update={"changed": change, "folder": options.folder / f"changed-{change}"})
-        for change in changed
-    }
-    return _sides(jobs, options, options.ablation_turns, max(1, options.block(subject) // 4))
+    found: list[Side] = []
+    for change in changed:
+        other = ours.model_copy(update={"changed": change, "folder": options.folder / f"changed-{change}"})
+        block = max(1, options.block(subject) // 4)
+        plain, side = _sides({OURS: ours, change: other}, options, options.ablation_turns, block)
+        found += [plain] if not found else []
+        found.append(side.model_copy(update={"beside": plain.ms}))
+    return tuple(found)
 
 
 def _job(subject: Subject, options: Options, material: Material, published: Path | None, name: str) -> Job:

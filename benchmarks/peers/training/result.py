@@ -28,12 +28,13 @@ class Ratio(Section):
 class Side(Section):
     """A contender: ms per step of each turn, s until its first step began, of that, and of `START` steps; its losses.
 
-    `fault` says why there is nothing else.
+    `beside` are the ms of kd2edge as it is, in the turns of a change of it. `fault` says why there is nothing else.
     """
 
     name: str
     fault: str | None = None
     ms: tuple[float, ...] = ()
+    beside: tuple[float, ...] = ()
     opened_s: float | None = None
     first_step_s: float | None = None
     start_s: float | None = None
@@ -58,7 +59,7 @@ class Agreement(Section):
 
 
 class Result(Section):
-    """A subject on a device. `ablation` has kd2edge itself first; its ratios are over that."""
+    """A subject on a device. `ablation` has kd2edge itself first; its ratios are over what a change ran beside."""
 
     subject: str
     about: str

@@ -108,7 +108,7 @@ WIDE = {
     "weights": None,
     "devices": ("cuda",),
 }
-ABLATED = ("channels_last", "bf16", "quick_teacher", "tensor_augmentation", "fused", "heap")
+ABLATED = ("channels_last", "bf16", "quick_teacher", "fused_teacher", "tensor_augmentation", "fused", "heap")
 _ALL = (
     _cifar("kd", "KD, ResNet-20 from ResNet-56", {"name": "kd"}, ablated=ABLATED),
     _cifar("th_kd", "TH-KD in the authors' code's form, ResNet-20 from ResNet-56", {"name": "th_kd", "form": "code"}),
@@ -126,8 +126,8 @@ _ALL = (
             "head": {"name": "arcface", "scale": 32, "margin": 0.3},
         },
         method={"name": "plain"},
-        plan={**RECIPE, "epochs": 20, "lr": 0.1, "clip": 5.0, "milestones": [10, 16], "augment": {"flip": True}},
-        block=3,
+        plan={**RECIPE, "epochs": 20, "lr": 0.01, "clip": 5.0, "milestones": [10, 16], "augment": {"flip": True}},
+        block=4,
         task="verification",
         ablated=("channels_last", "bf16", "prelu", "depthwise", "tensor_augmentation", "fused", "heap"),
     ),

@@ -18,7 +18,7 @@ from benchmarks.peers.training.loader import transforms
 from benchmarks.peers.training.subjects import STAGE, SUBJECTS, Subject, taught
 from kd2edge.cli.terminal import Terminal
 from kd2edge.data import Images, InMemory, Ints
-from kd2edge.kd import depthwise, heap, trackers
+from kd2edge.kd import depthwise, heap, quick_teacher, trackers
 from kd2edge.kd.activations import PReLU
 from kd2edge.kd.method import Batch, Losses, Stage
 from kd2edge.kd.train import Trainer
@@ -145,6 +145,7 @@ def _without(module: ModuleType, name: str) -> Iterator[None]:
 CHANGES: Mapping[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
     "channels_last": _plain_layout,
     "quick_teacher": _slow_teacher,
+    "fused_teacher": partial(patch.object, quick_teacher, "fused", lambda *_: None),
     "fused": _unfused,
     "heap": partial(_without, heap, "kept"),
     "depthwise": partial(_without, depthwise, "in_float32"),
