@@ -1,6 +1,7 @@
 """What a person sees while a verb works, and what a program reads: with `--json` people are told on stderr."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -8,6 +9,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 EVERY_SECONDS = 30.0  # between two lines about one stage where no bar can be drawn
+MOVED_SECONDS = 0.1  # between two moves of a bar, each of which takes 50 µs of a step
+
+
+RATE = "images_per_second"
+Figures = Mapping[str, float | str]
 
 
 class Terminal:
@@ -27,7 +33,7 @@ class Terminal:
         self._stage = Bar(self.people, what, total) if self.people.is_terminal else Lines(self.people, what, total)
 
     def advance(self, steps: int = 1, **figures: float | str) -> None:
-        if self._stage is not None and self._stage.advance(steps, _figures(figures)):
+        if self._stage is not None and self._stage.advance(steps, figures):
             self.close()
 
     def say(self, sentence: str) -> None:
@@ -75,15 +81,20 @@ class Bar:
             console=console,
             refresh_per_second=4,  # each takes 0.4 ms from what is shown
         )
-        self._figures = ""
+        self._total, self._done, self._moved = total, 0, 0.0
+        self._figures: Figures = {}
         self._task = self._bars.add_task(what, total=total, figures="")
         self._bars.start()
 
-    def advance(self, steps: int, figures: str) -> bool:
+    def advance(self, steps: int, figures: Figures) -> bool:
         """Whether the stage is over."""
+        self._done += steps
         self._figures = figures or self._figures
-        self._bars.update(self._task, advance=steps, figures=self._figures)
-        return self._bars.finished
+        now = time.monotonic()
+        if self._done >= self._total or now - self._moved >= MOVED_SECONDS:
+            self._moved = now
+            self._bars.update(self._task, completed=self._done, figures=_told(self._figures))
+        return self._done >= self._total
 
     def close(self) -> None:
         self._bars.stop()
@@ -94,32 +105,32 @@ class Lines:
 
     def __init__(self, console: Console, what: str, total: int) -> None:
         self._console, self._what, self._total = console, what, total
-        self._done, self._figures, self._told = 0, "", time.monotonic()
+        self._done, self._told = 0, time.monotonic()
+        self._figures: Figures = {}
         self._line(f"{what}: {total} steps")
 
-    def advance(self, steps: int, figures: str) -> bool:
+    def advance(self, steps: int, figures: Figures) -> bool:
         """Whether the stage is over."""
         self._done += steps
         self._figures = figures or self._figures
         now = time.monotonic()
         if self._done < self._total and now - self._told >= EVERY_SECONDS:
             self._told = now
-            self._line(f"{self._what}: {self._done}/{self._total} {self._figures}")
+            self._line(f"{self._what}: {self._done}/{self._total} {_told(self._figures)}")
         return self._done >= self._total
 
     def close(self) -> None:
         if self._done:
-            self._line(f"{self._what}: {self._done}/{self._total} {self._figures}")
+            self._line(f"{self._what}: {self._done}/{self._total} {_told(self._figures)}")
 
     def _line(self, text: str) -> None:
         self._console.print(Text(text.rstrip()), soft_wrap=True)
 
 
-def _figures(figures: dict[str, float | str]) -> str:
+def _told(figures: Figures) -> str:
     """`epoch 3/30, loss 1.234, 1672 img/s`."""
-    rate = figures.pop("images_per_second", None)
-    told = [f"{name} {_short(value)}" for name, value in figures.items()]
-    return ", ".join(told + ([f"{_short(rate)} img/s"] if rate is not None else []))
+    told = [f"{name} {_short(value)}" for name, value in figures.items() if name != RATE]
+    return ", ".join(told + ([f"{_short(figures[RATE])} img/s"] if RATE in figures else []))
 
 
 def _short(value: float | str) -> str:
