@@ -218,8 +218,8 @@ def report(given: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=20, help="of each loop")
-    parser.add_argument("--steps", type=int, default=100, help="of each turn")
+    parser.add_argument("--turns", type=int, default=40, help="of each loop")
+    parser.add_argument("--steps", type=int, default=50, help="of each turn")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
     parser.add_argument("--out", type=Path, default=RESULT)

@@ -34,9 +34,9 @@ def resolve(
 
     `auto` never compiles for a processor: on one core with AVX-512 and bf16, of the steps of ResNet-20 at 32 pixels,
     ResNet-18 and MobileNetV2 at 64 and MobileFaceNet at 112 none became 1 % faster by it, at up to minutes of
-    compiling; on two cores CIFAR's steps do, by 3 to 7 %, won back after thousands of steps (the ablation of
-    benchmarks/peers/training). Raises `UserError` for `graphs` without a GPU, and where compiling is asked for and
-    cannot work.
+    compiling; on two cores, beside a fused teacher, CIFAR's step does not either, and MobileFaceNet's by 3 %, won back
+    after thousands of steps (the ablation of benchmarks/peers/training). Raises `UserError` for `graphs` without a GPU,
+    and where compiling is asked for and cannot work.
     """
     if wanted == "auto":
         return "on" if device.type == "cuda" and steps >= ENOUGH and fault(device.type) is None else "off"

@@ -49,7 +49,7 @@ def fused(net: nn.Module, images: Tensor, dtype: torch.dtype) -> tuple[Fused, in
         ShapeProp(made).propagate(images.to(dtype))  # type: ignore[no-untyped-call, unused-ignore]
         count, quick = _fuse(made), Fused(made, dtype)
         quick(images)
-    except Exception:  # whatever code of others makes of what is no tensor
+    except Exception:  # what code of others makes of a stand-in for a tensor, or oneDNN of a dtype
         return None
     return (quick, count) if count else None
 
