@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kd2edge import drawers
+from kd2edge.report import figures
 from kd2edge.report.model import Report, read_report
 from kd2edge.report.study import Summary
 from kd2edge.report.study_table import markdown
@@ -158,7 +159,7 @@ def _under(reports: list[Report]) -> str:
     runtime = f"onnxruntime {first.versions['onnxruntime']}, {conditions['threads']} thread, batch 1"
     return (
         f"Mean ± standard deviation over {len(reports)} seeds (the teacher is one net). {pairs} of characters from "
-        f"alphabets never seen in training; {first.device['cpu']}, {runtime}; "
+        f"alphabets never seen in training; {figures.processor(first.device)}, {runtime}; "
         f"`make results` repeats it, reports in `benchmarks/results/{first.target}/`."
     )
 

@@ -232,6 +232,16 @@ def test_what_training_took_is_told_where_it_is_known() -> None:
     assert max(map(len, rendered(summary).splitlines())) <= 80
 
 
+def test_processors_of_one_name_are_told_apart_by_what_int8_is_computed_with() -> None:
+    kinds = [["avx2", "avx512_vnni"], ["avx2", "avx512_vnni", "avx_vnni"], []]
+    training = {"images": 36_000, "threads": 2, "seconds": 180, "load": 0.5}
+    devices = [{"cpu": "EPYC", "flags": flags} for flags in kinds]
+    kd = [result("kd", seed, 65.0, device=device, training=training) for seed, device in enumerate(devices)]
+    told = summarize("s", study(), found(results={"kd": tuple(kd)})).conditions
+    assert any("EPYC, EPYC (avx512_vnni), EPYC (avx512_vnni, avx_vnni), onnx" in line for line in told)
+    assert any("as it began, on 3 kinds of processor." in line for line in told)
+
+
 def test_an_old_result_that_knows_nothing_of_times_is_read_as_it_was() -> None:
     old = {key: value for key, value in result("kd", 0, 65.0).model_dump(mode="json").items() if key != "training"}
     read = Result.model_validate(old)

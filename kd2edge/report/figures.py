@@ -1,7 +1,8 @@
 """How a number is written, once for the terminal and the page: few digits, its unit, and its interval to match."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from kd2edge.report.model import Comparison, Finding, Number, Report, Row
 from kd2edge.schema import UNSAID as UNSAID  # what --quick leaves unsaid, for those who write it
@@ -14,6 +15,7 @@ SPEED = (
     *("cold_start", "session_open", "first_inference", "energy"),
     *("gpu_compute", "h2d", "d2h", "enqueue"),
 )
+DOT_PRODUCTS = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
 SIZES = ("size", "parameters", "macs", "peak_memory")
 NAMES = {
     "cosine_to_fp32": "cosine to fp32",
@@ -36,6 +38,12 @@ NAMES = {
     "top1": "top-1",
     "top5": "top-5",
 }
+
+
+def processor(device: Mapping[str, Any]) -> str:
+    """A fingerprint's processor, with its integer dot products: one name may stand for several generations."""
+    known = ", ".join(flag for flag in DOT_PRODUCTS if flag in (device.get("flags") or ()))
+    return f"{device.get('cpu') or 'an unknown processor'}{f' ({known})' * bool(known)}"
 
 
 def name(metric: str) -> str:

@@ -181,9 +181,12 @@ def _measured(results: Sequence[Result]) -> str:
     if "genuine_pairs" in first.conditions:
         pairs = first.conditions
         told += f", {pairs['genuine_pairs']:,} genuine and {pairs['impostor_pairs']:,} impostor pairs"
-    devices = sorted({str(result.device.get("cpu")) for result in results})
     runtimes = sorted({f"onnxruntime {result.versions.get('onnxruntime')}" for result in results})
-    return ", ".join([told, *devices, *runtimes])
+    return ", ".join([told, *_processors(results), *runtimes])
+
+
+def _processors(results: Sequence[Result]) -> list[str]:
+    return sorted({figures.processor(result.device) for result in results})
 
 
 def _trained(results: Sequence[Result]) -> str:
@@ -193,12 +196,15 @@ def _trained(results: Sequence[Result]) -> str:
 
 def _machine(results: Sequence[Result]) -> Iterator[str]:
     """What the times of training are worth."""
-    known = [result.training for result in results if result.training is not None]
+    timed = [result for result in results if result.training is not None]
+    known = [result.training for result in timed if result.training is not None]
     if known:
+        kinds = len(_processors(timed))
         threads, loads = sorted({each.threads for each in known}), sorted(each.load for each in known)
         yield (
             f"Training of the student alone, all its stages, exports left out: {' or '.join(map(str, threads))} "
-            f"thread{'s' * (threads != [1])}, load {loads[0]:.2f} to {loads[-1]:.2f} as it began."
+            f"thread{'s' * (threads != [1])}, load {loads[0]:.2f} to {loads[-1]:.2f} as it began"
+            f"{f', on {kinds} kinds of processor' * (kinds > 1)}."
         )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from kd2edge.report import figures
 from kd2edge.report.model import Report, read_report
 from kd2edge.report.study import Found, Result, Summary
 from kd2edge.report.summary import summarize
@@ -56,6 +57,6 @@ def _conditions(report: Report) -> str:
     threads = report.rows[0].conditions.get("threads")
     return (
         f"Latency: all files in turn, batch {report.suite.latency.batch}, {threads} thread{'s' * (threads != 1)}, "
-        f"{report.device.get('cpu')}, onnxruntime {report.versions.get('onnxruntime')}, "
+        f"{figures.processor(report.device)}, onnxruntime {report.versions.get('onnxruntime')}, "
         f"load {report.device.get('load')} before it, {report.created[:10]}."
     )
