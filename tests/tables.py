@@ -74,7 +74,7 @@ def _study(name: str) -> tuple[str, ...]:
 
 RESULTS = ROOT / "benchmarks" / "results"
 MARKS = "<!-- results: made by `make tables` -->", "<!-- end of results -->"
-MEASURED = re.compile(r"(<!-- measured:(\w+) -->)\n.*?(<!-- end -->)", re.DOTALL)
+MEASURED = re.compile(r"(<!-- measured:(\w+(?:\|\w+)*) -->)\n.*?(<!-- end -->)", re.DOTALL)
 STUDY_MARKS = "<!-- studies: made by `make tables` -->", "<!-- end of studies -->"
 COLUMNS = {"tar@1e-3": 2, "eer": 2, "oneshot_20way": 2, "size": 3, "latency_p50": 3}
 ROLES = {
@@ -110,13 +110,14 @@ def put_studies(text: str) -> str:
 def put_measured(text: str) -> str:
     """The page on methods with what each row came to in every study that has finished it, between its own marks."""
     studies = [table(name) for name in drawers.names("studies")]
-    return MEASURED.sub(lambda found: f"{found[1]}\n{_measured(found[2], studies)}\n  {found[3]}", text)
+    return MEASURED.sub(lambda found: f"{found[1]}\n{_measured(found[2].split('|'), studies)}\n  {found[3]}", text)
 
 
-def _measured(row: str, studies: list[Summary]) -> str:
+def _measured(rows: list[str], studies: list[Summary]) -> str:
+    """What studies found of a method, which not all of them call by the same name."""
     told = []
     for study in studies:
-        line = next((line for line in study.lines if line.row == row and not line.missing), None)
+        line = next((line for line in study.lines if line.row in rows and not line.missing), None)
         if line and line.fp32 and line.fp32.std is not None:
             over = f", {line.over:+.1f} σ from {study.against}" if line.over is not None else ""
             told.append(f"`{study.study}` {line.fp32.mean:.2f} ± {line.fp32.std:.2f} {study.unit}{over}")
