@@ -94,6 +94,27 @@ def test_a_cell_is_judged_compared_and_kept(tmp_path: Path) -> None:
     assert not cells.valid(judged, made, "another setting")
 
 
+def test_fp32_is_run_again_where_only_its_cell_came_with_the_checkout(tmp_path: Path) -> None:
+    """Its latency, which is not measured anew, stays; where both are there, nothing is run."""
+    made, results = subject(tmp_path), tmp_path / "results"
+    judge.plain(made, results)
+    path = cells.path_of("tiny", FP32, results)
+    first = cells.read(path)
+    assert first is not None
+    timed = first.model_copy(update={"latency": Ratio(p50_ms=1, value=1, low=1, high=1, turns=40)})
+    cells.write(timed, results)
+    outputs = tmp_path / f"{FP32}.outputs.npy"
+    outputs.unlink()
+    judge.plain(made, results)
+    assert outputs.is_file()
+    assert cells.read(path) == timed
+    path.write_text(timed.model_copy(update={"metrics": {"top1": 1.0}}).model_dump_json(), encoding="utf-8")
+    judge.plain(made, results)
+    kept = cells.read(path)
+    assert kept is not None
+    assert kept.metrics == {"top1": 1.0}
+
+
 def test_latencies_are_taken_in_turns_over_that_of_fp32(tmp_path: Path) -> None:
     made = subject(tmp_path)
     models = {name: tmp_path / "fp32.onnx" for name in ("fp32", "again")}

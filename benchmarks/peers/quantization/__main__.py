@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.peers.quantization import cells, judge, table
 from benchmarks.peers.quantization.cells import Cell
 from benchmarks.peers.quantization.latency import in_turns
-from benchmarks.peers.quantization.peers import FP32, OURS, PEERS, Peer
+from benchmarks.peers.quantization.peers import OURS, PEERS, Peer
 from benchmarks.peers.quantization.subjects import ROOT, Sources, Subject, names, prepare
 from kd2edge.errors import UserError
 
@@ -48,8 +48,7 @@ def _options() -> argparse.Namespace:
 
 def _model(subject: Subject, given: argparse.Namespace) -> None:
     wanted = [peer for peer in PEERS if not given.tool or peer.name in given.tool]
-    if not cells.valid(cells.read(cells.path_of(subject.name, FP32)), subject, "FP32"):
-        cells.write(judge.judged(cells.blank(subject, FP32, "FP32"), subject))
+    judge.plain(subject)
     for peer in wanted:
         old = cells.read(cells.path_of(subject.name, peer.name))
         if given.again or not cells.valid(old, subject, peer.about):

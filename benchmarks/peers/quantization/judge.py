@@ -1,11 +1,14 @@
 """What a quantized file is worth: its metrics, what it keeps of FP32, and how far it is from ours with an interval."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.peers.quantization import cells
 from benchmarks.peers.quantization.cells import Cell, Difference
+from benchmarks.peers.quantization.peers import FP32
 from benchmarks.peers.quantization.rtx import verdict
 from benchmarks.peers.quantization.runtime import outputs
 from benchmarks.peers.quantization.subjects import Floats, Subject
@@ -22,11 +25,21 @@ def judged(cell: Cell, subject: Subject) -> Cell:
     found = outputs(model, subject.images("test"))
     np.save(model.with_suffix(".outputs.npy"), found)
     update: dict[str, Any] = {"metrics": metrics(found, subject), "images": len(found), "rtx": verdict(model)}
-    if cell.tool != "fp32":
-        parity = compare(kept(subject, "fp32"), found)
+    if cell.tool != FP32:
+        parity = compare(kept(subject, FP32), found)
         update |= {"cosine": parity.cosine_mean, "cosine_min": parity.cosine_min}
         update["agreement"] = 100 * parity.argmax_agreement if subject.output == "logits" else None
     return cell.model_copy(update=update)
+
+
+def plain(subject: Subject, results: Path = cells.RESULTS) -> None:
+    """FP32's cell, and its outputs: a checkout brings the one without the other."""
+    cell = cells.read(cells.path_of(subject.name, FP32, results))
+    if cell is None or not cells.valid(cell, subject, "FP32"):
+        cell = cells.blank(subject, FP32, "FP32")
+    elif subject.path(f"{FP32}.outputs.npy").is_file():
+        return
+    cells.write(judged(cell, subject), results)
 
 
 def kept(subject: Subject, tool: str) -> Floats:
